@@ -1,0 +1,3 @@
+"""TRPO for Stable-Baselines3 with swappable Fisher-vector products."""
+
+__version__ = "0.1.0"
