@@ -12,7 +12,15 @@ from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import torch as th
-from stable_baselines3.common.distributions import Distribution
+from stable_baselines3.common.distributions import (
+    BernoulliDistribution,
+    CategoricalDistribution,
+    DiagGaussianDistribution,
+    Distribution,
+    MultiCategoricalDistribution,
+    SquashedDiagGaussianDistribution,
+    StateDependentNoiseDistribution,
+)
 from torch.nn import functional as F
 
 Phi: TypeAlias = tuple[th.Tensor, ...]
@@ -244,6 +252,14 @@ _TORCH_FAMILIES: dict[type[th.distributions.Distribution], DistributionFamily] =
     th.distributions.Categorical: CategoricalFamily(),
     th.distributions.Bernoulli: BernoulliFamily(),
 }
+_SB3_FAMILIES: dict[type[Distribution], DistributionFamily] = {
+    DiagGaussianDistribution: NormalFamily(),
+    SquashedDiagGaussianDistribution: NormalFamily(),
+    StateDependentNoiseDistribution: NormalFamily(),
+    CategoricalDistribution: CategoricalFamily(),
+    MultiCategoricalDistribution: CategoricalFamily(),
+    BernoulliDistribution: BernoulliFamily(),
+}
 _REGISTERED: dict[type[Distribution], DistributionFamily] = {}
 
 
@@ -267,17 +283,23 @@ def family_of(distribution: Distribution) -> DistributionFamily | None:
     :param distribution: what ``policy.get_distribution`` returns
     :return: the registered family, else that of its torch distribution, else None: only ``log_prob`` is known
     """
-    for cls in type(distribution).__mro__:
-        if cls in _REGISTERED:
-            return _REGISTERED[cls]
-    factors: Any = getattr(distribution, "distribution", None)
-    if isinstance(factors, list) and factors and all(type(factor) is th.distributions.Categorical for factor in factors):
-        return _TORCH_FAMILIES[th.distributions.Categorical]
+    # By exact class: a subclass of a normal policy, or of Normal, may well not be normal.
+    known = registered_family(distribution) or _SB3_FAMILIES.get(type(distribution))
     base = base_distribution(distribution)
-    if base is None:
-        return None
-    # By exact class: a subclass of Normal may well not be normal.
+    if known is not None or base is None:
+        return known
     return _TORCH_FAMILIES.get(type(base)) or TorchFamily.of(base)
+
+
+def registered_family(distribution: Distribution) -> DistributionFamily | None:
+    """
+    Look up what :func:`register_family` was given.
+
+    :param distribution: what ``policy.get_distribution`` returns
+    :return: the family of its class or nearest base class, None if there is none
+    """
+    found = (_REGISTERED[cls] for cls in type(distribution).__mro__ if cls in _REGISTERED)
+    return next(found, None)
 
 
 def base_distribution(distribution: Distribution) -> th.distributions.Distribution | None:
