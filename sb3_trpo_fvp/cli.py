@@ -134,6 +134,23 @@ def all_plots(args: Sequence[str]) -> int:
     return 0
 
 
+def sweep(args: Sequence[str]) -> int:
+    """Run a grid sweep on this machine, several runs at once, resumable, W&B offline."""
+    require("rich", "sweep", "zoo")
+    _register()
+    from sb3_trpo_fvp.zoo.runner import sweep
+
+    return sweep(args)
+
+
+def sweep_run(args: Sequence[str]) -> int:
+    """Run one run of a sweep: what `wandb agent` calls."""
+    from sb3_trpo_fvp.zoo.sweep_run import sweep_run
+
+    _register()
+    return sweep_run(args, lambda zoo_args: _train("sweep-run", zoo_args))
+
+
 def configs(args: Sequence[str]) -> int:
     """Print the folder of the hyperparameter and sweep files."""
     print(config_folder())
@@ -146,6 +163,8 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "record-video": record_video,
     "optimize": optimize,
     "all-plots": all_plots,
+    "sweep": sweep,
+    "sweep-run": sweep_run,
     "configs": configs,
 }
 
