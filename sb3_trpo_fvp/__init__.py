@@ -1,3 +1,29 @@
 """TRPO for Stable-Baselines3 with swappable Fisher-vector products."""
 
+from sb3_trpo_fvp.conjugate_gradient import CGSolution, CGStatus, conjugate_gradient
+from sb3_trpo_fvp.distributions import DistributionFamily, register_family
+from sb3_trpo_fvp.fisher import EmpiricalFisher, FisherOperator, GaussNewton, KLHessian, fisher_operator
+from sb3_trpo_fvp.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
+from sb3_trpo_fvp.trpo import TRPO
+from sb3_trpo_fvp.trust_region import StepStatus, TrustRegionStats
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "TRPO",
+    "CGSolution",
+    "CGStatus",
+    "CnnPolicy",
+    "DistributionFamily",
+    "EmpiricalFisher",
+    "FisherOperator",
+    "GaussNewton",
+    "KLHessian",
+    "MlpPolicy",
+    "MultiInputPolicy",
+    "StepStatus",
+    "TrustRegionStats",
+    "conjugate_gradient",
+    "fisher_operator",
+    "register_family",
+]

@@ -1,0 +1,118 @@
+"""Conjugate gradients for (H + λI) s = g, with every way a solve can end named."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+import torch as th
+
+
+class CGStatus(Enum):
+    """How a conjugate-gradient solve ended."""
+
+    CONVERGED = 0
+    """The residual is below the tolerance."""
+    MAX_STEPS = 1
+    """The allowed number of products was spent; the value is the best of its Krylov space, good for a TRPO step."""
+    ZERO_RHS = 2
+    """The right-hand side is zero, and so is the value: nothing was multiplied."""
+    NONPOSITIVE_CURVATURE = 3
+    """A direction with pᵀAp ≤ 0 was met; the value is the iterate before it. Raise the damping."""
+    NONFINITE = 4
+    """NaN or infinity in the right-hand side or in a product; the value is the last finite iterate."""
+
+
+@dataclass(frozen=True)
+class CGSolution:
+    """
+    What a conjugate-gradient solve returns.
+
+    :param value: x, shape (P,), always finite
+    :param residual_norm: ‖b − Ax‖ as the recurrence carries it
+    :param num_steps: steps taken, each of one product (a start ``x0`` costs one more)
+    :param status: how the solve ended
+    :param quadratic_form: xᵀAx = xᵀ(b − r), from the recurrence and without another product
+    """
+
+    value: th.Tensor
+    residual_norm: float
+    num_steps: int
+    status: CGStatus
+    quadratic_form: float
+
+
+@th.no_grad()
+def conjugate_gradient(
+    matvec: Callable[[th.Tensor], th.Tensor],
+    b: th.Tensor,
+    *,
+    x0: th.Tensor | None = None,
+    max_steps: int,
+    rtol: float = 1e-5,
+    atol: float = 0.0,
+) -> CGSolution:
+    """
+    Solve ``A x = b`` for a symmetric positive definite A known by its products (Hestenes and Stiefel, 1952; Nocedal
+    and Wright, Numerical Optimization, algorithm 5.2).
+
+    1. The start is zero, so that the first product is spent on b itself and no random number is drawn.
+    2. The tolerance is relative to ‖b‖: a gradient of any scale gets the same number of steps.
+    3. Non-positive curvature and non-finite numbers are outcomes, not accidents: the iterate before is returned.
+
+    :param matvec: v → Av, shapes (P,) → (P,); must not change v
+    :param b: right-hand side, shape (P,)
+    :param x0: where to start, shape (P,); zero if None
+    :param max_steps: the most steps to take, at least 1
+    :param rtol: stop when ‖r‖ ≤ rtol · ‖b‖, in [0, ∞)
+    :param atol: stop when ‖r‖ ≤ atol, in [0, ∞)
+    :return: the solution and how it was reached
+    :raises ValueError: if ``max_steps``, ``rtol`` or ``atol`` is outside its interval
+    """
+    if max_steps < 1:
+        msg = f"`max_steps` must be at least 1, got {max_steps}"
+        raise ValueError(msg)
+    if not (rtol >= 0 and atol >= 0):
+        msg = f"`rtol` and `atol` must be in [0, ∞), got rtol={rtol} and atol={atol}"
+        raise ValueError(msg)
+
+    largest = float(b.abs().max()) if b.numel() else 0.0
+    # Solved for b over a power of two near its largest element: squares neither underflow nor overflow, no digit changes.
+    scale = math.ldexp(1.0, math.frexp(largest)[1]) if math.isfinite(largest) else 1.0
+    b = b / scale
+    x = th.zeros_like(b) if x0 is None or largest == 0.0 else x0 / scale
+    r = b.clone()
+
+    def solution(status: CGStatus, num_steps: int) -> CGSolution:
+        quadratic_form = float(th.dot(x.double(), (b - r).double())) * scale**2
+        return CGSolution(x * scale, math.sqrt(max(rr, 0.0)) * scale, num_steps, status, quadratic_form)
+
+    rr = float(th.dot(r, r))
+    tolerance = max(rtol * math.sqrt(rr), atol / scale) if math.isfinite(rr) else math.inf
+    if largest == 0.0:
+        return solution(CGStatus.ZERO_RHS, 0)
+    if x0 is not None:
+        r -= matvec(x)
+        rr = float(th.dot(r, r))
+    if not math.isfinite(rr):
+        x, rr = th.zeros_like(b), math.inf
+        return solution(CGStatus.NONFINITE, 0)
+    p = r.clone()
+    for step in range(max_steps):
+        if math.sqrt(rr) <= tolerance:
+            return solution(CGStatus.CONVERGED, step)
+        ap = matvec(p)
+        curvature = float(th.dot(p, ap))
+        if not math.isfinite(curvature):
+            return solution(CGStatus.NONFINITE, step)
+        if curvature <= 0.0:
+            return solution(CGStatus.NONPOSITIVE_CURVATURE, step)
+        alpha = rr / curvature
+        next_x, next_r = x + alpha * p, r - alpha * ap
+        next_rr = float(th.dot(next_r, next_r))
+        # One sum sees every element: a NaN or an infinity anywhere makes it non-finite.
+        if not (math.isfinite(next_rr) and math.isfinite(float(next_x.sum() * scale))):
+            return solution(CGStatus.NONFINITE, step)
+        p = next_r + (next_rr / rr) * p
+        x, r, rr = next_x, next_r, next_rr
+    return solution(CGStatus.CONVERGED if math.sqrt(rr) <= tolerance else CGStatus.MAX_STEPS, max_steps)

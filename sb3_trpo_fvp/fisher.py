@@ -1,0 +1,287 @@
+"""
+Fisher-vector products: the policy's Fisher matrix, (P, P), known by what it does to a vector.
+
+Every operator here is undamped and reduced over states by their mean; λI is added outside, by whoever solves with it.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.distributions import Distribution
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.type_aliases import PyTorchObs
+from torch import nn
+
+from sb3_trpo_fvp.distributions import DistributionFamily, detach, family_of, joint_kl
+from sb3_trpo_fvp.linearization import GraphLinearization
+from sb3_trpo_fvp.parameters import evaluation_mode, flatten, num_observations, split_parameters, unflatten
+
+if TYPE_CHECKING:
+    from scipy.sparse.linalg import LinearOperator
+
+
+class FisherOperator(ABC):
+    """
+    A symmetric positive semi-definite (P, P) matrix over the actor's parameters, known by its products.
+
+    To try one of your own, subclass, implement :meth:`matvec` and pass the class as ``TRPO(..., fisher=MyOperator)``;
+    what it needs beyond the arguments below comes from ``fisher_kwargs``.
+
+    :param policy: any SB3 actor-critic policy; its parameters are the point at which the matrix is taken
+    :param observations: tensor (N, ...) or dict of tensors, N states
+    :param actions: the actions taken there, (N, A) as rollout buffers hold them; only some operators need them
+    :param parameters: what to differentiate in; by default all that the action distribution depends on
+    """
+
+    name: ClassVar[str] = ""
+    """What ``fisher=`` calls it, empty for operators that are passed as a class."""
+
+    def __init__(
+        self,
+        policy: ActorCriticPolicy,
+        observations: PyTorchObs,
+        actions: th.Tensor | None = None,
+        *,
+        parameters: Sequence[nn.Parameter] | None = None,
+    ):
+        if num_observations(observations) < 1:
+            msg = "`observations` must hold at least 1 state, got 0"
+            raise ValueError(msg)
+        self.policy = policy
+        self.observations = observations
+        self.actions = actions
+        self.parameters: tuple[nn.Parameter, ...] = tuple(
+            split_parameters(policy, observations).actor if parameters is None else parameters
+        )
+        size = sum(parameter.numel() for parameter in self.parameters)
+        self.shape = (size, size)
+
+    @abstractmethod
+    def matvec(self, v: th.Tensor) -> th.Tensor:
+        """
+        Multiply: v → Fv.
+
+        :param v: shape (P,), in the order of :attr:`parameters`
+        :return: shape (P,)
+        """
+
+    def __matmul__(self, v: th.Tensor) -> th.Tensor:
+        if v.shape != (self.shape[1],):
+            msg = f"`v` must have shape ({self.shape[1]},), got {tuple(v.shape)}"
+            raise ValueError(msg)
+        return self.matvec(v)
+
+    @property
+    def dtype(self) -> th.dtype:
+        """Of the parameters, and so of the vectors multiplied."""
+        return self.parameters[0].dtype if self.parameters else th.get_default_dtype()
+
+    @property
+    def device(self) -> th.device:
+        """Of the parameters, and so of the vectors multiplied."""
+        return self.parameters[0].device if self.parameters else th.device("cpu")
+
+    def to_dense(self) -> th.Tensor:
+        """
+        Form the matrix column by column, the loop that a Fisher-vector product exists to avoid: for study and tests.
+
+        :return: shape (P, P), by P products
+        """
+        identity = th.eye(self.shape[0], dtype=self.dtype, device=self.device)
+        columns = [self.matvec(column) for column in identity]
+        return th.stack(columns, dim=1) if columns else identity
+
+    def to_scipy(self) -> "LinearOperator":
+        """
+        Hand the operator to SciPy's iterative solvers and eigensolvers.
+
+        :return: ``scipy.sparse.linalg.LinearOperator`` of shape (P, P)
+        """
+        from scipy.sparse.linalg import LinearOperator
+
+        def matvec(v: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+            vector = th.as_tensor(v.reshape(-1), dtype=self.dtype, device=self.device)
+            return self.matvec(vector).detach().cpu().numpy()
+
+        dtype = th.zeros(0, dtype=self.dtype).numpy().dtype
+        return LinearOperator(self.shape, matvec=matvec, rmatvec=matvec, dtype=dtype)
+
+
+class KLHessian(FisherOperator):
+    """
+    ∇²_θ E_s[KL(π_k(·|s) ‖ π_θ(·|s))] at θ = θ_k, by differentiating (∇KL · v) once more (Pearlmutter, 1994; TRPO,
+    appendix C.1).
+
+    The old distribution is detached: only the second argument of the KL is differentiated.
+
+    Parameters as in :class:`FisherOperator`.
+    """
+
+    name = "kl_hessian"
+
+    def __init__(self, policy: ActorCriticPolicy, observations: PyTorchObs, actions: th.Tensor | None = None, **kwargs: Any):
+        super().__init__(policy, observations, actions, **kwargs)
+        distribution = _distribution(policy, observations)
+        family = require_family(distribution, self.name)
+        phi = family.parameters(distribution)
+        self._slope: list[th.Tensor] = []
+        with th.enable_grad():
+            kl = joint_kl(family, detach(phi), phi)
+            if self.parameters:
+                self._slope = list(th.autograd.grad(kl, self.parameters, create_graph=True))
+
+    def matvec(self, v: th.Tensor) -> th.Tensor:
+        """Return ∇(∇KL · v), see :meth:`FisherOperator.matvec`."""
+        if not self.parameters:
+            return v.clone()
+        # The gradient of Σ_i (∇KL)_i v_i, without forming the sum.
+        return flatten(
+            th.autograd.grad(
+                self._slope, self.parameters, unflatten(v, self.parameters), retain_graph=True, materialize_grads=True
+            )
+        )
+
+
+class GaussNewton(FisherOperator):
+    """
+    E_s[Jᵀ M J], J the Jacobian of the distribution's parameters φ in θ and M their Fisher matrix (Schraudolph, 2002;
+    Martens, 2020, section 9): equal to the KL's Hessian at θ_k, where ∂KL/∂φ = 0, and semi-definite by construction.
+
+    v → Jv → MJv → JᵀMJv: one Jacobian-vector and one vector-Jacobian product.
+
+    Parameters as in :class:`FisherOperator`.
+    """
+
+    name = "gauss_newton"
+
+    def __init__(self, policy: ActorCriticPolicy, observations: PyTorchObs, actions: th.Tensor | None = None, **kwargs: Any):
+        super().__init__(policy, observations, actions, **kwargs)
+        distribution = _distribution(policy, observations)
+        family = require_family(distribution, self.name)
+        self._linearization = GraphLinearization(family.parameters(distribution), self.parameters)
+        self._fisher = family.fisher(self._linearization.outputs)
+        self._weight = 1.0 / num_observations(observations)
+
+    def matvec(self, v: th.Tensor) -> th.Tensor:
+        """Return JᵀMJv / N, see :meth:`FisherOperator.matvec`."""
+        return self._linearization.vjp(self._fisher(self._linearization.jvp(v))) * self._weight
+
+
+class EmpiricalFisher(FisherOperator):
+    """
+    (1/N) Σ_t ∇log π(a_t|s_t) ∇log π(a_t|s_t)ᵀ over the actions that were taken, the flat-tangent approximation: asks
+    of the policy nothing but ``log_prob``.
+
+    An unbiased estimate of the Fisher matrix while the actions are the policy's own at θ_k; of rank N at most.
+
+    Parameters as in :class:`FisherOperator`, ``actions`` required.
+    """
+
+    name = "empirical"
+
+    def __init__(self, policy: ActorCriticPolicy, observations: PyTorchObs, actions: th.Tensor | None = None, **kwargs: Any):
+        super().__init__(policy, observations, actions, **kwargs)
+        if actions is None:
+            msg = "`actions` must be the actions taken in `observations` for the empirical Fisher, got None"
+            raise ValueError(msg)
+        log_prob = _distribution(policy, observations).log_prob(prepare_actions(policy, actions))
+        self._scores = GraphLinearization([log_prob], self.parameters)
+        self._weight = 1.0 / num_observations(observations)
+
+    def matvec(self, v: th.Tensor) -> th.Tensor:
+        """Return Jᵀ J v / N with the rows of J the scores ∇log π(a_t|s_t), see :meth:`FisherOperator.matvec`."""
+        return self._scores.vjp(self._scores.jvp(v)) * self._weight
+
+
+FISHER_OPERATORS: dict[str, type[FisherOperator]] = {cls.name: cls for cls in (KLHessian, GaussNewton, EmpiricalFisher)}
+"""The operators that ``fisher=`` knows by name."""
+
+
+def fisher_class(fisher: str | type[FisherOperator]) -> type[FisherOperator]:
+    """
+    Look an operator class up.
+
+    :param fisher: a name in :data:`FISHER_OPERATORS`, or a class
+    :return: the class
+    :raises ValueError: for an unknown name or a class that is no :class:`FisherOperator`
+    """
+    if isinstance(fisher, str) and fisher in FISHER_OPERATORS:
+        return FISHER_OPERATORS[fisher]
+    if isinstance(fisher, type) and issubclass(fisher, FisherOperator):
+        return fisher
+    names = ", ".join(f'"{name}"' for name in FISHER_OPERATORS)
+    msg = f"`fisher` must be one of {names} or a subclass of FisherOperator, got {fisher!r}"
+    raise ValueError(msg)
+
+
+def fisher_operator(
+    policy: ActorCriticPolicy,
+    observations: PyTorchObs,
+    actions: th.Tensor | None = None,
+    *,
+    kind: str | type[FisherOperator] = "gauss_newton",
+    **kwargs: Any,
+) -> FisherOperator:
+    """
+    Build a Fisher operator for any SB3 actor-critic policy, outside training.
+
+    >>> F = fisher_operator(model.policy, observations)  # doctest: +SKIP
+    >>> F @ v, F.to_dense(), F.to_scipy()  # doctest: +SKIP
+
+    :param policy: the policy, taken in evaluation mode at its present parameters
+    :param observations: tensor (N, ...), dict of tensors, or the NumPy equivalents
+    :param actions: (N, A) as rollout buffers hold them, for ``kind="empirical"``
+    :param kind: ``"kl_hessian"``, ``"gauss_newton"``, ``"empirical"`` or a subclass of :class:`FisherOperator`
+    :param kwargs: further arguments of the operator
+    :return: the undamped operator
+    :raises ValueError: for an unknown ``kind``, missing actions, or a distribution whose KL is not known
+    """
+    cls = fisher_class(kind)
+    device = policy.device
+    if isinstance(observations, dict):
+        observations = {key: th.as_tensor(value, device=device) for key, value in observations.items()}
+    else:
+        observations = th.as_tensor(observations, device=device)
+    if actions is not None:
+        actions = th.as_tensor(actions, device=device)
+    with evaluation_mode(policy):
+        return cls(policy, observations, actions, **kwargs)
+
+
+def prepare_actions(policy: ActorCriticPolicy, actions: th.Tensor) -> th.Tensor:
+    """
+    Give actions the form that ``Distribution.log_prob`` takes.
+
+    :param policy: whose actions
+    :param actions: (N, A) as rollout buffers hold them
+    :return: (N,) integers for Discrete spaces, else unchanged
+    """
+    return actions.long().flatten() if isinstance(policy.action_space, spaces.Discrete) else actions
+
+
+def require_family(distribution: Distribution, what: str) -> DistributionFamily:
+    """
+    Find the geometry of a distribution, or say how to do without it.
+
+    :param distribution: what ``policy.get_distribution`` returns
+    :param what: the option that needs it, for the message
+    :return: its family
+    :raises ValueError: if its KL is not known
+    """
+    family = family_of(distribution)
+    if family is None:
+        msg = (
+            f'"{what}" needs the KL divergence of {type(distribution).__name__}, which is not known: describe it with '
+            'register_family(), or train with fisher="empirical" and kl_estimator="monte_carlo"'
+        )
+        raise ValueError(msg)
+    return family
+
+
+def _distribution(policy: ActorCriticPolicy, observations: PyTorchObs) -> Distribution:
+    with th.enable_grad():
+        return policy.get_distribution(observations)

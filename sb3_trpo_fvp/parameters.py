@@ -1,0 +1,180 @@
+"""Which parameters are the actor's, which the critic's, and flat views of them."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch as th
+from stable_baselines3.common.distributions import Distribution
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.type_aliases import PyTorchObs
+from torch import nn
+
+
+@dataclass(frozen=True)
+class ParameterSplit:
+    """
+    The trainable parameters of a policy, told apart by what is computed from them and not by their names.
+
+    :param actor: what the action distribution depends on, in the order of ``policy.parameters()``; a parameter
+        that the values depend on too (a shared features extractor) is the actor's
+    :param critic: what the values depend on and the action distribution does not
+    :param actor_modules: the modules called on the way to the action distribution
+    """
+
+    actor: tuple[nn.Parameter, ...]
+    critic: tuple[nn.Parameter, ...]
+    actor_modules: frozenset[nn.Module]
+
+
+def split_parameters(policy: ActorCriticPolicy, observations: PyTorchObs) -> ParameterSplit:
+    """
+    Tell the actor's parameters from the critic's by walking the autograd graphs of both outputs.
+
+    Neither a random number nor a running statistic is consumed: the forward pass is done in evaluation mode.
+
+    :param policy: an actor-critic policy
+    :param observations: any observations of it, with a batch dimension; the first one is looked at
+    :return: the split; parameters with ``requires_grad=False`` are in neither part
+    """
+    one = index_observations(observations, slice(0, 1))
+    called: set[nn.Module] = set()
+    handles = [
+        module.register_forward_pre_hook(lambda module, _: called.add(module))
+        for module in policy.modules()
+        if module is not policy
+    ]
+    try:
+        with evaluation_mode(policy), th.enable_grad():
+            distribution = policy.get_distribution(one)
+            actor_ids = _leaf_ids(_tensors_of(getattr(distribution, "distribution", None) or vars(distribution)))
+            actor_modules = frozenset(called)
+            critic_ids = _leaf_ids([policy.predict_values(one)])
+    finally:
+        for handle in handles:
+            handle.remove()
+    trainable = [parameter for parameter in policy.parameters() if parameter.requires_grad]
+    return ParameterSplit(
+        actor=tuple(parameter for parameter in trainable if id(parameter) in actor_ids),
+        critic=tuple(parameter for parameter in trainable if id(parameter) in critic_ids - actor_ids),
+        actor_modules=actor_modules,
+    )
+
+
+def _tensors_of(value: object) -> Iterator[th.Tensor]:
+    """Every tensor that a distribution object holds, however it is nested."""
+    if isinstance(value, th.Tensor):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _tensors_of(item)
+    elif isinstance(value, dict):
+        yield from _tensors_of(list(value.values()))
+    elif isinstance(value, (Distribution, th.distributions.Distribution)):
+        yield from _tensors_of(vars(value))
+
+
+def _leaf_ids(outputs: Iterable[th.Tensor]) -> set[int]:
+    """``id`` of every leaf tensor that the outputs' autograd graphs reach."""
+    leaves = set()
+    stack = []
+    for output in outputs:
+        if output.grad_fn is not None:
+            stack.append(output.grad_fn)
+        elif output.requires_grad:
+            leaves.add(id(output))
+    seen = set(stack)
+    while stack:
+        node = stack.pop()
+        variable = getattr(node, "variable", None)
+        if variable is not None:
+            leaves.add(id(variable))
+        for parent, _ in node.next_functions:
+            if parent is not None and parent not in seen:
+                seen.add(parent)
+                stack.append(parent)
+    return leaves
+
+
+@contextmanager
+def evaluation_mode(policy: nn.Module, but_for: Iterable[nn.Module] = ()) -> Iterator[None]:
+    """
+    Put every module in evaluation mode, and each back in its own mode afterwards.
+
+    The actor step is done in the mode in which the rollout's actions were drawn: with dropout or batch statistics
+    redrawn between two evaluations, the KL of a zero step would not be zero.
+
+    :param policy: the policy
+    :param but_for: modules to put in training mode instead
+    """
+    modes = {module: module.training for module in policy.modules()}
+    for module in modes:
+        module.training = False
+    for module in but_for:
+        module.training = True
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def index_observations(observations: PyTorchObs, index: slice | th.Tensor) -> PyTorchObs:
+    """
+    Select rows of a batch of observations.
+
+    :param observations: tensor (N, ...) or a dict of such tensors
+    :param index: a slice or an integer tensor
+    :return: observations of the same structure
+    """
+    if isinstance(observations, dict):
+        return {key: value[index] for key, value in observations.items()}
+    return observations[index]
+
+
+def num_observations(observations: PyTorchObs) -> int:
+    """
+    Count the rows of a batch of observations.
+
+    :param observations: tensor (N, ...) or a dict of such tensors
+    :return: N
+    """
+    first = next(iter(observations.values())) if isinstance(observations, dict) else observations
+    return int(first.shape[0])
+
+
+def flatten(tensors: Sequence[th.Tensor], like: Sequence[th.Tensor] = ()) -> th.Tensor:
+    """
+    Concatenate tensors into one vector.
+
+    :param tensors: any shapes
+    :param like: what an empty sequence takes its dtype and device from
+    :return: vector of all their elements, shape (P,)
+    """
+    if not tensors:
+        return like[0].new_zeros(0) if like else th.zeros(0)
+    return th.cat([tensor.reshape(-1) for tensor in tensors])
+
+
+def unflatten(vector: th.Tensor, like: Sequence[th.Tensor]) -> list[th.Tensor]:
+    """
+    Cut a vector into views with the shapes of ``like``.
+
+    :param vector: shape (P,), P the number of elements of ``like``
+    :param like: tensors whose shapes are wanted
+    :return: views into ``vector``
+    """
+    pieces = th.split(vector, [tensor.numel() for tensor in like])
+    return [piece.view_as(tensor) for piece, tensor in zip(pieces, like, strict=True)]
+
+
+@th.no_grad()
+def assign(parameters: Sequence[nn.Parameter], vector: th.Tensor) -> None:
+    """
+    Copy a flat vector into parameters, in place, so that every alias of them sees the new values.
+
+    :param parameters: the parameters, P elements in all
+    :param vector: shape (P,)
+    """
+    for parameter, piece in zip(parameters, unflatten(vector, parameters), strict=True):
+        parameter.copy_(piece)

@@ -1,0 +1,352 @@
+"""TRPO as a Stable-Baselines3 algorithm."""
+
+import time
+import warnings
+from typing import Any, ClassVar, Literal, TypeVar
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, RolloutBufferSamples, Schedule
+from stable_baselines3.common.utils import explained_variance
+
+from sb3_trpo_fvp.critic import AdamCritic, CriticStats, CriticStatus, fit_critic
+from sb3_trpo_fvp.fisher import FisherOperator, fisher_class
+from sb3_trpo_fvp.parameters import ParameterSplit, evaluation_mode, index_observations, split_parameters
+from sb3_trpo_fvp.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
+from sb3_trpo_fvp.trust_region import StepStatus, SurrogateProblem, TrustRegionStats, trust_region_step
+
+SelfTRPO = TypeVar("SelfTRPO", bound="TRPO")
+
+
+class TRPO(OnPolicyAlgorithm):
+    """
+    Trust Region Policy Optimization with a swappable Fisher-vector product.
+
+    Paper: https://arxiv.org/abs/1502.05477. Arguments up to ``_init_setup_model`` are those of sb3-contrib's TRPO, in
+    its order and with its meaning, but for the KL: here it is that of the joint action, old policy first, and β uses
+    the undamped curvature. ``kl_reduction="mean"`` gives sb3-contrib's average over action dimensions back.
+
+    :param policy: The policy model to use (MlpPolicy, CnnPolicy, MultiInputPolicy or an own class)
+    :param env: The environment to learn from (if registered in Gym, can be str)
+    :param learning_rate: The learning rate of the critic, a float or a function of the remaining progress (1 to 0)
+    :param n_steps: Steps in each environment per update: the rollout holds n_steps * n_envs states
+    :param batch_size: Minibatch size of the critic
+    :param gamma: Discount factor
+    :param cg_max_steps: Most conjugate-gradient steps per update, at least 1
+    :param cg_damping: λ ≥ 0, added to the Fisher matrix in the linear solve, in units of its entries
+    :param line_search_shrinking_factor: By which a refused step is shortened, in (0, 1)
+    :param line_search_max_iter: Most steps that the line search tries, at least 1
+    :param n_critic_updates: Passes of the critic over the rollout, per update
+    :param gae_lambda: Factor for trade-off of bias vs variance for Generalized Advantage Estimator
+    :param use_sde: Whether to use generalized State Dependent Exploration (gSDE)
+    :param sde_sample_freq: Sample a new noise matrix every n steps when using gSDE (-1: once per rollout)
+    :param rollout_buffer_class: Rollout buffer class to use. If ``None``, it will be automatically selected.
+    :param rollout_buffer_kwargs: Keyword arguments to pass to the rollout buffer on creation
+    :param normalize_advantage: Whether to normalize the advantages
+    :param target_kl: δ > 0, the bound on the mean KL(old ‖ new) of an update, in nats
+    :param sub_sampling_factor: Do the whole actor step on every n-th state of the rollout only
+    :param stats_window_size: Window size for the rollout logging, in episodes
+    :param tensorboard_log: the log location for tensorboard (if None, no logging)
+    :param policy_kwargs: additional arguments to be passed to the policy on creation
+    :param verbose: the verbosity level: 0 no output, 1 info, 2 debug
+    :param seed: Seed for the pseudo random generators
+    :param device: Device (cpu, cuda, ...) on which the code should be run
+    :param _init_setup_model: Whether or not to build the network at the creation of the instance
+    :param fisher: The curvature: ``"gauss_newton"``, ``"kl_hessian"`` (equal to it, exact, slower), ``"empirical"``
+        (from the actions taken), or a subclass of :class:`~sb3_trpo_fvp.fisher.FisherOperator`
+    :param fisher_kwargs: Keyword arguments of the operator
+    :param fisher_sub_sampling_factor: Compute the Fisher-vector products, and only them, on every n-th state (Schulman's
+        thesis, section 3.9); at least 2 states must be left
+    :param cg_residual_tol: Stop conjugate gradients at this relative residual ‖r‖/‖g‖, in [0, 1)
+    :param kl_reduction: ``"sum"``: the KL of the joint action; ``"mean"``: its average over action dimensions, which
+        bounds the joint KL by A times ``target_kl``, as sb3-contrib does
+    :param kl_estimator: Which KL the line search holds against the bound: ``"analytic"``, or ``"monte_carlo"`` over the
+        rollout's own actions, for policies that know only ``log_prob``
+    :raises ValueError: if an argument is outside its interval
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": MlpPolicy,
+        "CnnPolicy": CnnPolicy,
+        "MultiInputPolicy": MultiInputPolicy,
+    }
+
+    def __init__(
+        self,
+        policy: str | type[ActorCriticPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 1e-3,
+        n_steps: int = 2048,
+        batch_size: int = 128,
+        gamma: float = 0.99,
+        cg_max_steps: int = 15,
+        cg_damping: float = 0.1,
+        line_search_shrinking_factor: float = 0.8,
+        line_search_max_iter: int = 10,
+        n_critic_updates: int = 10,
+        gae_lambda: float = 0.95,
+        use_sde: bool = False,
+        sde_sample_freq: int = -1,
+        rollout_buffer_class: type[RolloutBuffer] | None = None,
+        rollout_buffer_kwargs: dict[str, Any] | None = None,
+        normalize_advantage: bool = True,
+        target_kl: float = 0.01,
+        sub_sampling_factor: int = 1,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+        *,
+        fisher: str | type[FisherOperator] = "gauss_newton",
+        fisher_kwargs: dict[str, Any] | None = None,
+        fisher_sub_sampling_factor: int = 1,
+        cg_residual_tol: float = 0.05,
+        kl_reduction: Literal["sum", "mean"] = "sum",
+        kl_estimator: Literal["analytic", "monte_carlo"] = "analytic",
+    ):
+        super().__init__(
+            policy,
+            env,
+            learning_rate=learning_rate,
+            n_steps=n_steps,
+            gamma=gamma,
+            gae_lambda=gae_lambda,
+            ent_coef=0.0,  # TRPO has no entropy bonus,
+            vf_coef=0.0,  # fits the critic on its own,
+            max_grad_norm=0.0,  # and bounds the step by the KL instead
+            use_sde=use_sde,
+            sde_sample_freq=sde_sample_freq,
+            rollout_buffer_class=rollout_buffer_class,
+            rollout_buffer_kwargs=rollout_buffer_kwargs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            device=device,
+            seed=seed,
+            _init_setup_model=False,
+            supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary),
+        )
+        self.batch_size = batch_size
+        self.cg_max_steps = cg_max_steps
+        self.cg_damping = cg_damping
+        self.cg_residual_tol = cg_residual_tol
+        self.line_search_shrinking_factor = line_search_shrinking_factor
+        self.line_search_max_iter = line_search_max_iter
+        self.n_critic_updates = n_critic_updates
+        self.normalize_advantage = normalize_advantage
+        self.target_kl = target_kl
+        self.sub_sampling_factor = sub_sampling_factor
+        self.fisher = fisher
+        self.fisher_kwargs = fisher_kwargs or {}
+        self.fisher_sub_sampling_factor = fisher_sub_sampling_factor
+        self.kl_reduction = kl_reduction
+        self.kl_estimator = kl_estimator
+        self._warned: set[str] = set()
+        self._check_arguments()
+        if _init_setup_model:
+            self._setup_model()
+
+    def train(self) -> None:
+        """Update actor and critic from the rollout buffer."""
+        self._update_learning_rate(self.policy.optimizer)
+        rollout = self._whole_rollout()
+        split = split_parameters(self.policy, rollout.observations)
+
+        started = time.perf_counter()
+        step = self._actor_step(rollout, split)
+        actor_done = time.perf_counter()
+        fit = fit_critic(AdamCritic(self.n_critic_updates, self.batch_size), self.policy, split, rollout)
+        critic_done = time.perf_counter()
+
+        self._n_updates += 1
+        self._log_update(step, fit, actor_done - started, critic_done - actor_done)
+
+    def _actor_step(self, rollout: RolloutBufferSamples, split: ParameterSplit) -> TrustRegionStats:
+        """Take one trust-region step on the surrogate; the critic's parameters are not looked at."""
+        states = slice(None, None, self.sub_sampling_factor)
+        observations = index_observations(rollout.observations, states)
+        actions, advantages = rollout.actions[states], rollout.advantages[states]
+        if self.normalize_advantage:
+            advantages = normalize(advantages)
+        thinned = slice(None, None, self.fisher_sub_sampling_factor)
+
+        with evaluation_mode(self.policy):
+            problem = SurrogateProblem(
+                self.policy,
+                observations,
+                actions,
+                advantages,
+                kl_reduction=self.kl_reduction,
+                kl_estimator=self.kl_estimator,
+            )
+            operator = fisher_class(self.fisher)(
+                self.policy,
+                index_observations(observations, thinned),
+                actions[thinned],
+                parameters=split.actor,
+                **self.fisher_kwargs,
+            )
+            return trust_region_step(
+                problem,
+                operator,
+                target_kl=self.target_kl,
+                damping=self.cg_damping,
+                cg_max_steps=self.cg_max_steps,
+                cg_residual_tol=self.cg_residual_tol,
+                shrinking_factor=self.line_search_shrinking_factor,
+                max_iterations=self.line_search_max_iter,
+            )
+
+    def _whole_rollout(self) -> RolloutBufferSamples:
+        """Take the rollout out of the buffer, in its own order and without drawing a random number."""
+        random_state = np.random.get_state()
+        # The first sample flattens the buffer's arrays, and shuffles, which is undone.
+        next(self.rollout_buffer.get(batch_size=1))
+        np.random.set_state(random_state)
+        return self.rollout_buffer._get_samples(np.arange(self.rollout_buffer.buffer_size * self.rollout_buffer.n_envs))
+
+    def _log_update(self, step: TrustRegionStats, fit: CriticStats, actor_seconds: float, critic_seconds: float) -> None:
+        """Record what happened, under sb3-contrib's keys and this package's."""
+        record = self.logger.record
+        buffer = self.rollout_buffer
+        accepted = step.status is StepStatus.ACCEPTED
+        record("train/policy_objective", step.objective)
+        record("train/value_loss", fit.loss)
+        record("train/kl_divergence_loss", step.constraint)
+        record("train/explained_variance", explained_variance(buffer.values.flatten(), buffer.returns.flatten()))
+        record("train/is_line_search_success", float(accepted))
+        if hasattr(self.policy, "log_std"):
+            record("train/std", th.exp(self.policy.log_std).mean().item())
+        record("train/n_updates", self._n_updates, exclude="tensorboard")
+
+        for key in (
+            *("beta", "cg_steps", "cg_residual", "fvp_count", "backtracks", "step_fraction", "kl", "kl_monte_carlo"),
+            *("predicted_improvement", "actual_improvement", "entropy"),
+        ):
+            record(f"trust_region/{key}", getattr(step, key))
+        record("trust_region/actor_seconds", actor_seconds)
+        record("trust_region/critic_seconds", critic_seconds)
+        # People read names, plots take numbers.
+        for key, status in (("status", step.status), ("cg_status", step.cg_status), ("critic_status", fit.status)):
+            record(f"trust_region/{key}", status.name.lower(), exclude="tensorboard")
+            record(f"trust_region/{key}_code", status.value, exclude=("stdout", "log"))
+        self._warn_once(step, fit)
+
+    def _warn_once(self, step: TrustRegionStats, fit: CriticStats) -> None:
+        """Say what the user must look at, each thing once per run."""
+        for status in (step.status, fit.status):
+            if status in _NEEDS_ATTENTION and status.name not in self._warned:
+                self._warned.add(status.name)
+                warnings.warn(
+                    f"TRPO update {self._n_updates}: {status.name.lower()}, {_NEEDS_ATTENTION[status]} Reported once per run; "
+                    "see trust_region/status and trust_region/critic_status in the log.",
+                    stacklevel=2,
+                )
+
+    def learn(
+        self: SelfTRPO,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 1,
+        tb_log_name: str = "TRPO_FVP",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfTRPO:
+        """
+        Learn, see ``BaseAlgorithm.learn``; logged as TRPO_FVP, so that sb3-contrib's TRPO can share the folder.
+
+        :param total_timesteps: The total number of samples (env steps) to train on
+        :param callback: callback(s) called at every step with state of the algorithm
+        :param log_interval: The number of updates before logging
+        :param tb_log_name: the name of the run for TensorBoard logging
+        :param reset_num_timesteps: whether or not to reset the current timestep number (used in logging)
+        :param progress_bar: Display a progress bar using tqdm and rich
+        :return: the trained model
+        """
+        self._warned = set()
+        return super().learn(
+            total_timesteps=total_timesteps,
+            callback=callback,
+            log_interval=log_interval,
+            tb_log_name=tb_log_name,
+            reset_num_timesteps=reset_num_timesteps,
+            progress_bar=progress_bar,
+        )
+
+    def _check_arguments(self) -> None:
+        """Raise ValueError for the first argument outside of its interval."""
+        fisher_class(self.fisher)
+        _require(self.target_kl > 0, "target_kl", "(0, ∞)", self.target_kl)
+        _require(self.cg_max_steps >= 1, "cg_max_steps", "[1, ∞)", self.cg_max_steps)
+        _require(self.cg_damping >= 0, "cg_damping", "[0, ∞)", self.cg_damping)
+        _require(0 <= self.cg_residual_tol < 1, "cg_residual_tol", "[0, 1)", self.cg_residual_tol)
+        factor = self.line_search_shrinking_factor
+        _require(0 < factor < 1, "line_search_shrinking_factor", "(0, 1)", factor)
+        _require(self.line_search_max_iter >= 1, "line_search_max_iter", "[1, ∞)", self.line_search_max_iter)
+        _require(self.n_critic_updates >= 0, "n_critic_updates", "[0, ∞)", self.n_critic_updates)
+        _require(self.batch_size >= 1, "batch_size", "[1, ∞)", self.batch_size)
+        _require(self.sub_sampling_factor >= 1, "sub_sampling_factor", "[1, ∞)", self.sub_sampling_factor)
+        thinning = self.fisher_sub_sampling_factor
+        _require(thinning >= 1, "fisher_sub_sampling_factor", "[1, ∞)", thinning)
+        _require(self.kl_reduction in ("sum", "mean"), "kl_reduction", '{"sum", "mean"}', self.kl_reduction)
+        kinds = ("analytic", "monte_carlo")
+        _require(self.kl_estimator in kinds, "kl_estimator", '{"analytic", "monte_carlo"}', self.kl_estimator)
+        if self.env is None:
+            return
+        size = self.env.num_envs * self.n_steps
+        states = -(-size // self.sub_sampling_factor)
+        if self.normalize_advantage:
+            what = "n_steps * n_envs, thinned by sub_sampling_factor, with normalize_advantage"
+            _require(states >= 2, what, "[2, ∞)", states)
+        largest = states // 2 if states >= 2 else 1
+        interval = f"[1, {largest}], to leave at least 2 of {states} states"
+        _require(thinning == 1 or -(-states // thinning) >= 2, "fisher_sub_sampling_factor", interval, thinning)
+        if size % self.batch_size > 0:
+            warnings.warn(
+                f"`batch_size`={self.batch_size} does not divide the rollout of n_steps * n_envs = {size} states: the last "
+                f"minibatch of each critic epoch has {size % self.batch_size}.",
+                stacklevel=3,
+            )
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_warned"]
+
+
+_NEEDS_ATTENTION: dict[StepStatus | CriticStatus, str] = {
+    StepStatus.NONFINITE_GRADIENT: "the actor was not updated: NaN or infinity in rewards, observations or the policy.",
+    StepStatus.NONFINITE_CURVATURE: "the actor was not updated: its distribution is close to deterministic or overflows.",
+    StepStatus.NONPOSITIVE_CURVATURE: "the actor was not updated: raise `cg_damping`.",
+    CriticStatus.NONFINITE_RETURNS: "the critic was not updated: NaN or infinity in the returns.",
+    CriticStatus.DIVERGED: "the critic was restored: lower `learning_rate` or normalise the rewards.",
+}
+
+
+def _require(holds: bool, name: str, interval: str, value: object) -> None:
+    if not holds:
+        msg = f"`{name}` must be in {interval}, got {value!r}"
+        raise ValueError(msg)
+
+
+def normalize(advantages: th.Tensor) -> th.Tensor:
+    """
+    Shift to mean 0 and scale to standard deviation 1, in double precision.
+
+    Advantages that differ by nothing but rounding become exactly 0: scaled up, the noise would be taken for a signal
+    and a full trust-region step be made of it.
+
+    :param advantages: shape (N,)
+    :return: shape (N,), of the same dtype
+    """
+    a = advantages.double()
+    std = a.std()
+    rounding = 4.0 * th.finfo(advantages.dtype).eps * a.abs().max()
+    scaled = th.zeros_like(a) if bool(std <= rounding) else (a - a.mean()) / (std + 1e-8)
+    return scaled.to(advantages.dtype)
