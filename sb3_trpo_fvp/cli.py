@@ -138,7 +138,7 @@ def sweep(args: Sequence[str]) -> int:
     """Run a grid sweep on this machine, several runs at once, resumable, W&B offline."""
     require("rich", "sweep", "zoo")
     _register()
-    from sb3_trpo_fvp.zoo.runner import sweep
+    from sb3_trpo_fvp.zoo.sweep_command import sweep
 
     return sweep(args)
 
@@ -171,7 +171,9 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
 
 def usage() -> str:
     """
-    :return: the commands, one line each
+    List the commands.
+
+    :return: the text, one line a command
     """
     width = max(map(len, COMMANDS)) + 2
     lines = [f"  {name:<{width}}{(command.__doc__ or '').strip().splitlines()[0]}" for name, command in COMMANDS.items()]

@@ -10,6 +10,8 @@ BASELINE = "trpo"
 
 def config_folder() -> Path:
     """
+    Find this project's files.
+
     :return: the folder of the hyperparameter files (``trpo_fvp.yml``, ``trpo.yml``) and of ``sweeps/``
     """
     package = Path(__file__).resolve().parents[1]

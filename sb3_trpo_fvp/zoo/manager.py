@@ -11,6 +11,7 @@ import rl_zoo3.hyperparams_opt
 import rl_zoo3.train
 import yaml
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_trpo_fvp import TRPO
 from sb3_trpo_fvp.zoo import tuning
@@ -22,7 +23,7 @@ def register() -> None:
     """
     Make ``trpo_fvp`` an algorithm of RL-Zoo, with this project's hyperparameter files and search space.
 
-    RL-Zoo has no plugins: its scripts share the dictionaries that are changed here, and ``train`` looks its manager up by name.
+    RL-Zoo has no plugins: its scripts share the dictionaries that are changed here, and ``train`` finds its manager by name.
     """
     rl_zoo3.ALGOS[ALGORITHM] = TRPO
     rl_zoo3.hyperparams_opt.HYPERPARAMS_SAMPLER[ALGORITHM] = tuning.sample_trpo_fvp_params
@@ -44,23 +45,23 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):  # type: ignore[
 
     progress_file: ClassVar[Path | None] = None
     """Where the run reports its progress to the process that started it, if any did."""
+    custom_hyperparams: dict[str, Any] | None
+    callbacks: list[BaseCallback]
 
     def __init__(self, args: Any, algo: str, env_id: str, *rest: Any, config: str | None = None, **options: Any) -> None:
         super().__init__(args, algo, env_id, *rest, config=config or default_config(algo), **options)
 
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """
-        Read the entry of the environment, saying so when there is none, and trial 0 of a study, which RL-Zoo takes for no trial.
+        Read the environment's entry, saying so when there is none, and trial 0 of a study, which RL-Zoo takes for no trial.
 
         :return: hyperparameters to use, hyperparameters to save
         """
         if self.config.endswith((".yml", ".yaml")) and not self._is_atari:
             entries = yaml.safe_load(Path(self.config).read_text())
             if self.env_name.gym_id not in entries:
-                print(
-                    f"note: {self.config} has no entry for {self.env_name.gym_id}; its untuned 'default' is used",
-                    file=sys.stderr,
-                )
+                note = f"note: {self.config} has no entry for {self.env_name.gym_id}; its untuned 'default' is used"
+                print(note, file=sys.stderr)
         if self.storage and self.study_name and self.trial_id == 0:
             trial = self.load_trial(self.storage, self.study_name, 0)
             self.custom_hyperparams = {**trial, **(self.custom_hyperparams or {})}
@@ -70,7 +71,7 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):  # type: ignore[
     def create_callbacks(self) -> None:
         """Add the record of the run to RL-Zoo's callbacks."""
         super().create_callbacks()
-        monitors = [TrustRegionMonitor()] if self.algo in (ALGORITHM, BASELINE) else []
+        monitors: list[BaseCallback] = [TrustRegionMonitor()] if self.algo in (ALGORITHM, BASELINE) else []
         self.callbacks = [RunRecorder([*self.callbacks, *monitors], self.save_path, self.progress_file)]
 
     def learn(self, model: BaseAlgorithm) -> None:
@@ -81,9 +82,10 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):  # type: ignore[
         """
         super().learn(model)
         if model.num_timesteps < self.n_timesteps:
+            rest = self.n_timesteps - model.num_timesteps
             print(
-                f"Stopped at {model.num_timesteps} of {self.n_timesteps} steps; continue with: sb3-trpo-fvp train --algo {self.algo} "
-                f"--env {self.env_name.gym_id} -i {self.save_path}/{self.env_name}.zip -n {self.n_timesteps - model.num_timesteps}"
+                f"Stopped at {model.num_timesteps} of {self.n_timesteps} steps; continue with: sb3-trpo-fvp train "
+                f"--algo {self.algo} --env {self.env_name.gym_id} -i {self.save_path}/{self.env_name}.zip -n {rest}"
             )
 
     def hyperparameters_optimization(self) -> None:

@@ -3,6 +3,7 @@
 import copy
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +73,10 @@ class TrustRegionMonitor(BaseCallback):
     def _measure(self) -> None:
         if self._old is None:
             return
-        self.logger.record("trust_region/kl", joint_kl(self._old, self._distribution()))
-        if "hessian_vector_product" in vars(self.model):
-            del self.model.hessian_vector_product
+        # An own distribution may have no KL that torch knows; the algorithm then says so itself.
+        with suppress(NotImplementedError, AttributeError):
+            self.logger.record("trust_region/kl", joint_kl(self._old, self._distribution()))
+        if vars(self.model).pop("hessian_vector_product", None) is not None:
             # One product for the first residual and one for the step length are not CG steps.
             self.logger.record("trust_region/cg_steps", max(self._products - 2, 0))
         self._old = self._observations = None
@@ -107,9 +109,9 @@ class RunRecorder(CallbackList):
     """
     Runs RL-Zoo's callbacks and keeps the record of the run.
 
-    It writes every logged value to ``progress.csv``; logs ``time/learn_seconds``, the time spent without the callbacks (evaluation
-    above all) so that speeds compare learning alone, and ``time/callback_seconds``, the rest; writes out the last update's values,
-    which Stable-Baselines3 records and never dumps; and reports the progress to whoever started the run.
+    It writes every logged value to ``progress.csv``; logs ``time/learn_seconds``, the time spent without the callbacks (above
+    all evaluations) so that speeds compare learning alone, and ``time/callback_seconds``, the rest; writes out the last
+    update's values, which Stable-Baselines3 records and never dumps; and reports the progress to whoever started the run.
 
     :param callbacks: the callbacks to run
     :param folder: where ``progress.csv`` goes

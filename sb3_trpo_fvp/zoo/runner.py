@@ -1,4 +1,4 @@
-"""``sb3-trpo-fvp sweep``: the runs of a grid on this machine, several at once, without a server."""
+"""The runs of a grid on this machine, several at once, each a process of its own."""
 
 import json
 import os
@@ -12,24 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
-import yaml
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
 import sb3_trpo_fvp
-from sb3_trpo_fvp.zoo.checks import (
-    ArgumentParser,
-    UserError,
-    check_algorithm,
-    check_environment,
-    check_hyperparameters,
-    require,
-)
-from sb3_trpo_fvp.zoo.sweep import Run, Sweep
-from sb3_trpo_fvp.zoo.sweep_run import FINISHED, PROGRESS
+from sb3_trpo_fvp.zoo.results import FINISHED, Result
+from sb3_trpo_fvp.zoo.sweep import Run
+from sb3_trpo_fvp.zoo.sweep_run import PROGRESS
 
 LOG = "log.txt"
 POLL_SECONDS = 0.2
@@ -219,7 +209,7 @@ class Runner:
         job.close()
         progress.remove_task(job.bar)
         if job.process.returncode == 0 and self.is_finished(job.run):
-            self.console.print(f"[green]finished[/] {escape(job.run.name)}{_result(job.folder)}")
+            self.console.print(f"[green]finished[/] {escape(job.run.name)}: {last_evaluation(job.folder)}")
             return
         self.failed.append(job.run)
         log = (job.folder / LOG).read_text(errors="replace").strip().splitlines()
@@ -241,102 +231,14 @@ class Runner:
             job.close()
 
 
-def evaluations(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+def last_evaluation(folder: Path) -> str:
     """
-    Read the evaluations of a finished run.
+    Say how a run ended.
 
-    :param folder: the run's folder
-    :return: time steps (n_evaluations,), returns (n_evaluations, n_episodes)
+    :param folder: the folder of a finished run
+    :return: the mean return of its last evaluation, for people
     """
-    inner = json.loads((folder / FINISHED).read_text())["folder"]
-    with np.load(folder / str(inner) / "evaluations.npz") as file:
-        return file["timesteps"], file["results"]
-
-
-def _result(folder: Path) -> str:
     try:
-        return f": mean return {evaluations(folder)[1][-1].mean():.1f} at the last evaluation"
-    except (OSError, KeyError, IndexError):  # a run without evaluations
-        return ""
-
-
-def summary(runner: Runner) -> Table:
-    """
-    :param runner: a runner that ran
-    :return: what became of each run
-    """
-    table = Table(title=f"Runs in {runner.output}", title_justify="left")
-    table.add_column("algorithm")
-    table.add_column("environment")
-    for column in ("seed", "seconds", "last evaluation"):
-        table.add_column(column, justify="right")
-    for run in runner.runs:
-        row = [run.variant, str(run.options["env"]), str(run.options.get("seed", ""))]
-        if runner.is_finished(run):
-            seconds = json.loads((runner.folder(run) / FINISHED).read_text())["seconds"]
-            result = _result(runner.folder(run)).removeprefix(": mean return ").removesuffix(" at the last evaluation")
-            table.add_row(*row, f"{seconds:.0f}", result)
-        else:
-            table.add_row(*row, "", "[red]failed[/]" if run in runner.failed else "not finished")
-    return table
-
-
-def sweep(args: Sequence[str]) -> int:
-    """
-    :param args: the command line
-    :return: 0 if every run is finished, 1 if not
-    """
-    parser = ArgumentParser(prog="sb3-trpo-fvp sweep", description="Run a grid sweep on this machine, W&B offline, resumable.")
-    parser.add_argument("file", help="a W&B sweep file, or the name of one of this project's")
-    parser.add_argument("-j", "--jobs", type=int, default=1, help="how many runs at once (default: %(default)s)")
-    parser.add_argument("-o", "--output", type=Path, help="folder of the runs (default: logs/sweeps/FILE)")
-    parser.add_argument(
-        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="replace parameters: seed=[0,1] n_timesteps=5000"
-    )
-    parser.add_argument("--no-wandb", action="store_true", help="do not track the runs")
-    parser.add_argument("--wandb-project-name", help="W&B project (default: the file's)")
-    parser.add_argument("--dry-run", action="store_true", help="list the runs and end")
-    options = parser.parse_args(args)
-    if options.jobs < 1:
-        msg = f"--jobs must be at least 1, got {options.jobs}"
-        raise UserError(msg)
-    plan = Sweep.load(options.file, dict(map(_setting, options.set)))
-    runs = plan.runs()
-    output = options.output or Path("logs", "sweeps", plan.path.stem)
-    check_runs(runs)
-    if options.dry_run:
-        for run in runs:
-            print(run.name, json.dumps(dict(run.parameters)))
-        return 0
-    if not options.no_wandb:
-        require("wandb", "tracking (left out by --no-wandb)", "wandb")
-    project = None if options.no_wandb else options.wandb_project_name or plan.project
-    runner = Runner(runs, output, options.jobs, project)
-    complete = runner.run()
-    runner.console.print(summary(runner))
-    if project and os.environ.get("WANDB_MODE", "offline") == "offline":
-        runner.console.print(f"Upload them with: wandb sync {runner.output}/*/wandb/offline-run-*", highlight=False)
-    return 0 if complete else 1
-
-
-def check_runs(runs: Sequence[Run]) -> None:
-    """
-    Find slips before hours of training, not after.
-
-    :param runs: the runs of a sweep
-    :raises UserError: for an unknown algorithm, environment, hyperparameter or hyperparameter file
-    """
-    for algo, env in dict.fromkeys((run.algo, str(run.options["env"])) for run in runs):
-        check_algorithm(algo)
-        check_environment(env)
-    for run in runs:
-        check_hyperparameters(run.algo, run.hyperparams)
-        run.zoo_arguments(".")
-
-
-def _setting(text: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
-    if not equals:
-        msg = f"--set takes KEY=VALUE, got {text!r}"
-        raise UserError(msg)
-    return key, yaml.safe_load(value)
+        return f"mean return {Result.load(folder).evaluations()[1][-1].mean():.1f}"
+    except FileNotFoundError:
+        return "not evaluated"

@@ -57,8 +57,8 @@ class Run:
     @classmethod
     def from_parameters(cls, parameters: Mapping[str, Any]) -> "Run":
         """
-        :param parameters: what the sweep sets: ``algo``, ``env``, ``seed``, options of RL-Zoo, and hyperparameters. ``algo`` may
-            carry settings of its own, ``trpo_fvp fisher=empirical``, so that one grid holds algorithms with different arguments.
+        :param parameters: what the sweep sets: ``algo``, ``env``, ``seed``, options of RL-Zoo, and hyperparameters. ``algo``
+            may carry settings, ``trpo_fvp fisher=empirical``, so that one grid holds algorithms with different arguments.
         :return: the run
         :raises UserError: if it names no algorithm or no environment, or its settings cannot be read
         """
@@ -112,7 +112,7 @@ class Run:
 
     def wandb_arguments(self, project: str, entity: str | None = None) -> list[str]:
         """
-        The same groups and tags for both algorithms: a group is one curve over its seeds, the environment's tag selects a plot.
+        The same scheme for both algorithms: a group is one curve over its seeds, the environment's tag selects a plot.
 
         :param project: the project in Weights & Biases
         :param entity: the entity, if it is not the user's default
@@ -196,5 +196,9 @@ class Sweep:
 
 
 def wandb_project() -> tuple[str, str | None]:
-    """:return: project and entity of the agent that started this process, or the default"""
+    """
+    Find out where runs go.
+
+    :return: project and entity of the agent that started this process, or this project's name and the user's default
+    """
     return os.environ.get("WANDB_PROJECT") or Sweep.project, os.environ.get("WANDB_ENTITY")

@@ -14,12 +14,11 @@ from typing import Any
 
 from sb3_trpo_fvp import __version__
 from sb3_trpo_fvp.zoo.checks import ArgumentParser, UserError
+from sb3_trpo_fvp.zoo.results import FINISHED
 from sb3_trpo_fvp.zoo.sweep import Run, wandb_project
 
-FINISHED = "finished.json"
-"""Written, at once and last, into the folder of a run that came to its end."""
-
 PROGRESS = "progress"
+"""The file in a run's folder that tells the runner how far it is."""
 
 
 def sweep_run(args: Sequence[str], train: Callable[[list[str]], int]) -> int:
@@ -68,7 +67,7 @@ def sweep_run(args: Sequence[str], train: Callable[[list[str]], int]) -> int:
 
 
 def _enter(folder: Path) -> None:
-    """RL-Zoo, W&B and MuJoCo write into the working directory: each run has its own, or runs of one second share their logs."""
+    """RL-Zoo, W&B and MuJoCo write into the working directory: without their own, runs of one second share their logs."""
     for variable in ("WANDB_SWEEP_PARAM_PATH", "WANDB_DIR"):
         if os.environ.get(variable):
             os.environ[variable] = os.path.abspath(os.environ[variable])
@@ -76,7 +75,7 @@ def _enter(folder: Path) -> None:
 
 
 def _end_on_signals() -> None:
-    """RL-Zoo takes Ctrl-C for the end of a training and saves it as finished; a run of a sweep that is stopped is not finished."""
+    """RL-Zoo takes Ctrl-C for the end of a training and saves the model; a run of a sweep that is stopped is not finished."""
 
     def end(number: int, frame: FrameType | None) -> None:
         sys.exit(128 + number)
@@ -86,13 +85,13 @@ def _end_on_signals() -> None:
 
 
 def _mark_finished(folder: Path, run: Run, seconds: float) -> None:
-    evaluations = sorted(folder.glob(f"{run.algo}/*/evaluations.npz"), key=os.path.getmtime)
+    zoo_folder = max(folder.glob(f"{run.algo}/*/"), key=os.path.getmtime)
     content = {
         "name": run.name,
         "variant": run.variant,
         "parameters": dict(run.parameters),
         "seconds": seconds,
-        "folder": str(evaluations[-1].parent.relative_to(folder)) if evaluations else None,
+        "folder": str(zoo_folder.relative_to(folder)),
         "versions": versions(),
     }
     temporary = folder / f"{FINISHED}.tmp"
@@ -101,7 +100,11 @@ def _mark_finished(folder: Path, run: Run, seconds: float) -> None:
 
 
 def versions() -> dict[str, Any]:
-    """:return: the versions that a result depends on, and the machine's kind"""
+    """
+    Say what a result was made with.
+
+    :return: the versions of the packages that it depends on, and the machine's kind
+    """
     found: dict[str, Any] = {"python": platform.python_version(), "machine": platform.machine(), "cpus": os.cpu_count()}
     found["sb3-trpo-fvp"] = __version__
     for package in ("sb3_contrib", "stable_baselines3", "rl_zoo3", "torch", "gymnasium", "mujoco", "numpy"):
