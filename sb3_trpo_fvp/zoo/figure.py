@@ -2,18 +2,17 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-if TYPE_CHECKING:
-    from sb3_trpo_fvp.zoo.compare import Measured
+from sb3_trpo_fvp.zoo.measure import Measured, bootstrap
 
 COLORS = ("#d55e00", "#0072b2")  # apart for every kind of colour vision (Okabe and Ito)
 
 
-def draw(path: Path, title: str, algorithms: "Sequence[Measured]") -> None:
+def draw(path: Path, title: str, algorithms: Sequence[Measured]) -> None:
     """
     Draw the returns over steps and over time, and the KL of every update against its bound.
 
@@ -49,9 +48,7 @@ def draw(path: Path, title: str, algorithms: "Sequence[Measured]") -> None:
     figure.savefig(path, dpi=130)
 
 
-def _curve(axes: Any, x: Sequence[float], algorithm: "Measured", color: str) -> None:
-    from sb3_trpo_fvp.zoo.compare import bootstrap
-
+def _curve(axes: Any, x: Sequence[float], algorithm: Measured, color: str) -> None:
     mean, low, high = bootstrap(np.asarray(algorithm.returns))
     axes.plot(x, mean, color=color, label=algorithm.label, marker="o", markersize=3)
     axes.fill_between(x, low, high, color=color, alpha=0.18, linewidth=0)
