@@ -5,8 +5,8 @@ Every operator here is undamped and reduced over states by their mean; λI is ad
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 import torch as th
@@ -16,9 +16,18 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
-from sb3_trpo_fvp.distributions import DistributionFamily, detach, family_of, joint_kl
-from sb3_trpo_fvp.linearization import GraphLinearization
-from sb3_trpo_fvp.parameters import evaluation_mode, flatten, num_observations, split_parameters, unflatten
+from sb3_trpo_fvp.distributions import DistributionFamily, Phi, detach, family_of, joint_kl
+from sb3_trpo_fvp.layers import StackLinearization
+from sb3_trpo_fvp.linearization import GraphLinearization, Linearization
+from sb3_trpo_fvp.parameters import (
+    evaluation_mode,
+    flatten,
+    index_observations,
+    num_observations,
+    split_parameters,
+    unflatten,
+)
+from sb3_trpo_fvp.stacks import linearize_actor_stack
 
 if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator
@@ -132,18 +141,18 @@ class KLHessian(FisherOperator):
         with th.enable_grad():
             kl = joint_kl(family, detach(phi), phi)
             if self.parameters:
-                self._slope = list(th.autograd.grad(kl, self.parameters, create_graph=True))
+                self._slope = list(th.autograd.grad(kl, self.parameters, create_graph=True, materialize_grads=True))
 
     def matvec(self, v: th.Tensor) -> th.Tensor:
         """Return ∇(∇KL · v), see :meth:`FisherOperator.matvec`."""
         if not self.parameters:
             return v.clone()
-        # The gradient of Σ_i (∇KL)_i v_i, without forming the sum.
-        return flatten(
-            th.autograd.grad(
-                self._slope, self.parameters, unflatten(v, self.parameters), retain_graph=True, materialize_grads=True
-            )
-        )
+        # The gradient of Σ_i (∇KL)_i v_i, without forming the sum; a slope without a graph is constant.
+        pairs = [(d, piece) for d, piece in zip(self._slope, unflatten(v, self.parameters), strict=True) if d.requires_grad]
+        if not pairs:
+            return th.zeros_like(v)
+        slopes, pieces = zip(*pairs, strict=True)
+        return flatten(th.autograd.grad(slopes, self.parameters, pieces, retain_graph=True, materialize_grads=True))
 
 
 class GaussNewton(FisherOperator):
@@ -153,22 +162,40 @@ class GaussNewton(FisherOperator):
 
     v → Jv → MJv → JᵀMJv: one Jacobian-vector and one vector-Jacobian product.
 
-    Parameters as in :class:`FisherOperator`.
+    Parameters as in :class:`FisherOperator`, and:
+
+    :param chunk_size: do the product on so many states at a time, at least 1; bounds the memory of an autograd graph at
+        the price of a forward pass per product. By default all states at once.
     """
 
     name = "gauss_newton"
 
-    def __init__(self, policy: ActorCriticPolicy, observations: PyTorchObs, actions: th.Tensor | None = None, **kwargs: Any):
+    def __init__(
+        self,
+        policy: ActorCriticPolicy,
+        observations: PyTorchObs,
+        actions: th.Tensor | None = None,
+        *,
+        chunk_size: int | None = None,
+        **kwargs: Any,
+    ):
         super().__init__(policy, observations, actions, **kwargs)
-        distribution = _distribution(policy, observations)
+        self._chunks = _Chunks(self, chunk_size)
+
+    def linearize(self, observations: PyTorchObs, actions: th.Tensor | None) -> "_Factor":
+        """Linearise φ and fix M, on some of the states."""
+        stack = linearize_actor_stack(self.policy, observations, self.parameters)
+        if stack is not None:
+            family = require_family(self.policy.action_dist, self.name)
+            return stack, family.fisher(stack.outputs)
+        distribution = _distribution(self.policy, observations)
         family = require_family(distribution, self.name)
-        self._linearization = GraphLinearization(family.parameters(distribution), self.parameters)
-        self._fisher = family.fisher(self._linearization.outputs)
-        self._weight = 1.0 / num_observations(observations)
+        graph = GraphLinearization(family.parameters(distribution), self.parameters)
+        return graph, family.fisher(graph.outputs)
 
     def matvec(self, v: th.Tensor) -> th.Tensor:
         """Return JᵀMJv / N, see :meth:`FisherOperator.matvec`."""
-        return self._linearization.vjp(self._fisher(self._linearization.jvp(v))) * self._weight
+        return self._chunks.product(v)
 
 
 class EmpiricalFisher(FisherOperator):
@@ -178,23 +205,90 @@ class EmpiricalFisher(FisherOperator):
 
     An unbiased estimate of the Fisher matrix while the actions are the policy's own at θ_k; of rank N at most.
 
-    Parameters as in :class:`FisherOperator`, ``actions`` required.
+    Parameters as in :class:`FisherOperator`, ``actions`` required, and:
+
+    :param chunk_size: as in :class:`GaussNewton`
     """
 
     name = "empirical"
 
-    def __init__(self, policy: ActorCriticPolicy, observations: PyTorchObs, actions: th.Tensor | None = None, **kwargs: Any):
+    def __init__(
+        self,
+        policy: ActorCriticPolicy,
+        observations: PyTorchObs,
+        actions: th.Tensor | None = None,
+        *,
+        chunk_size: int | None = None,
+        **kwargs: Any,
+    ):
         super().__init__(policy, observations, actions, **kwargs)
         if actions is None:
             msg = "`actions` must be the actions taken in `observations` for the empirical Fisher, got None"
             raise ValueError(msg)
-        log_prob = _distribution(policy, observations).log_prob(prepare_actions(policy, actions))
-        self._scores = GraphLinearization([log_prob], self.parameters)
-        self._weight = 1.0 / num_observations(observations)
+        self._chunks = _Chunks(self, chunk_size)
+
+    def linearize(self, observations: PyTorchObs, actions: th.Tensor | None) -> "_Factor":
+        """
+        Linearise log π(a|s) in θ, on some of the states: the rows of J are the scores, and M is the identity.
+
+        Where φ is linearised with less work and ∂log π/∂φ = u is known, M = uuᵀ comes to the same.
+        """
+        assert actions is not None
+        stack = linearize_actor_stack(self.policy, observations, self.parameters)
+        if stack is not None:
+            score = require_family(self.policy.action_dist, self.name).score(stack.outputs, actions)
+            if score is not None:
+                return stack, lambda tangent: _outer(score, tangent)
+        log_prob = _distribution(self.policy, observations).log_prob(prepare_actions(self.policy, actions))
+        return GraphLinearization([log_prob], self.parameters), lambda tangent: tangent
 
     def matvec(self, v: th.Tensor) -> th.Tensor:
-        """Return Jᵀ J v / N with the rows of J the scores ∇log π(a_t|s_t), see :meth:`FisherOperator.matvec`."""
-        return self._scores.vjp(self._scores.jvp(v)) * self._weight
+        """Return Σ_t ∇log π_t (∇log π_t · v) / N, see :meth:`FisherOperator.matvec`."""
+        return self._chunks.product(v)
+
+
+_Factor: TypeAlias = tuple[Linearization, Callable[[Phi], Phi]]
+"""J, and the product with M."""
+
+
+class _Chunks:
+    """
+    (1/N) Σ over chunks of states of JᵀMJv.
+
+    Linearisations are built once and kept. Only where chunks were asked for and autograd's graphs would be kept, each is
+    built anew for each product instead: that is what bounds the memory.
+    """
+
+    def __init__(self, operator: GaussNewton | EmpiricalFisher, chunk_size: int | None):
+        if chunk_size is not None and chunk_size < 1:
+            msg = f"`chunk_size` must be in [1, ∞), got {chunk_size}"
+            raise ValueError(msg)
+        self._operator = operator
+        self._size = num_observations(operator.observations)
+        first = self._factor(slice(0, chunk_size))
+        written_out = isinstance(first[0], StackLinearization)
+        chunk_size = chunk_size or self._size
+        self._pieces = [slice(start, start + chunk_size) for start in range(0, self._size, chunk_size)]
+        self._kept = [first, *map(self._factor, self._pieces[1:])] if written_out or len(self._pieces) == 1 else None
+
+    def _factor(self, piece: slice) -> _Factor:
+        operator = self._operator
+        actions = None if operator.actions is None else operator.actions[piece]
+        with evaluation_mode(operator.policy):
+            return operator.linearize(index_observations(operator.observations, piece), actions)
+
+    def product(self, v: th.Tensor) -> th.Tensor:
+        """Sum over the chunks, each in turn."""
+        total = th.zeros_like(v)
+        for jacobian, metric in self._kept or map(self._factor, self._pieces):
+            total += jacobian.vjp(metric(jacobian.jvp(v)))
+        return total.div_(self._size)
+
+
+def _outer(score: Phi, tangent: Phi) -> Phi:
+    """Return u (uᵀt) for each state, u and t in pieces of shape (n, K_i)."""
+    along = sum((u * t).sum(1, keepdim=True) for u, t in zip(score, tangent, strict=True))
+    return tuple(u * along for u in score)
 
 
 FISHER_OPERATORS: dict[str, type[FisherOperator]] = {cls.name: cls for cls in (KLHessian, GaussNewton, EmpiricalFisher)}
