@@ -2,9 +2,9 @@
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
@@ -12,7 +12,9 @@ from stable_baselines3.common.policies import ActorCriticPolicy, BaseModel
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch.nn import functional as F
 
+from sb3_trpo_fvp.linearization import GraphLinearization, Linearization
 from sb3_trpo_fvp.parameters import ParameterSplit, evaluation_mode, index_observations, num_observations
+from sb3_trpo_fvp.stacks import linearize_critic_stack
 
 
 class CriticStatus(Enum):
@@ -26,6 +28,12 @@ class CriticStatus(Enum):
     """NaN or infinity among the returns: the critic was left alone. Look at the environment's rewards."""
     DIVERGED = 3
     """The fit ended in NaN or infinity; critic and optimizer were restored. Lower the learning rate, normalise rewards."""
+    NO_DESCENT = 4
+    """No step that was tried lowered the loss: the critic is bit for bit as it was, the damping is raised for the next."""
+    ZERO_GRADIENT = 5
+    """The loss has no slope: the critic was left alone."""
+    NONFINITE_VALUES = 6
+    """NaN or infinity among the values or their derivatives: the critic was left alone. Look at the observations."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +42,8 @@ class CriticStats:
     What happened in a critic fit.
 
     :param status: how it ended
-    :param loss: mean squared error over the minibatches, in squared units of the return; NaN if none was computed
+    :param loss: mean squared error, over the minibatches or as the fit says, in squared units of the return; NaN if none
+        was computed
     """
 
     status: CriticStatus
@@ -74,9 +83,24 @@ class ValueFunction:
         values: th.Tensor = self.policy.value_net(self.policy.mlp_extractor.forward_critic(features))
         return values.flatten()
 
+    def linearize(self) -> Linearization:
+        """
+        Linearise the values of all states in :attr:`parameters`, where these are now.
+
+        :return: J = ∂V/∂θ, with one output of shape (N, 1)
+        """
+        stack = linearize_critic_stack(self.policy, self._observations, self.parameters, features=self._features)
+        if stack is not None:
+            return stack
+        with th.enable_grad():
+            return GraphLinearization([self().unsqueeze(1)], self.parameters)
+
 
 class CriticFit(ABC):
-    """A way to fit the critic, chosen by ``TRPO(..., critic=...)``; state kept between updates is saved with the model."""
+    """A way to fit the critic, chosen by ``TRPO(..., critic=...)``."""
+
+    training_mode: ClassVar[bool] = True
+    """Whether modules that only the critic uses are in training mode while it is fitted."""
 
     @abstractmethod
     def fit(self, values: ValueFunction, returns: th.Tensor) -> CriticStats:
@@ -142,7 +166,7 @@ def fit_critic(critic: CriticFit, policy: ActorCriticPolicy, split: ParameterSpl
     optimizer = policy.optimizer
     old_state = _copy_state(optimizer, split)
     critic_modules = [module for module in policy.modules() if module not in split.actor_modules]
-    with evaluation_mode(policy, but_for=critic_modules):
+    with evaluation_mode(policy, but_for=critic_modules if critic.training_mode else ()):
         stats = critic.fit(ValueFunction(policy, split, rollout.observations), rollout.returns)
     if all(bool(th.isfinite(parameter).all()) for parameter in split.critic):
         return stats
@@ -151,7 +175,7 @@ def fit_critic(critic: CriticFit, policy: ActorCriticPolicy, split: ParameterSpl
             parameter.copy_(tensor)
             optimizer.state.pop(parameter, None)
         optimizer.state.update(old_state)
-    return CriticStats(CriticStatus.DIVERGED, stats.loss)
+    return replace(stats, status=CriticStatus.DIVERGED)
 
 
 def _copy_state(optimizer: th.optim.Optimizer, split: ParameterSplit) -> dict[th.Tensor, dict[str, Any]]:
@@ -176,8 +200,8 @@ def _constant_features(policy: ActorCriticPolicy, split: ParameterSplit, observa
     critic_parameters = {id(parameter) for parameter in split.critic}
     if any(id(parameter) in critic_parameters for parameter in extractor.parameters()):
         return None
-    # A module of the critic alone is in training mode now, and may draw random numbers.
-    if any(module not in split.actor_modules for module in extractor.modules() if not list(module.children())):
+    # A module in training mode, of the critic alone, may draw random numbers.
+    if any(module.training for module in extractor.modules() if not list(module.children())):
         return None
     with th.no_grad():
         return BaseModel.extract_features(policy, observations, extractor)

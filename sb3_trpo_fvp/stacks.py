@@ -59,7 +59,11 @@ def linearize_actor_stack(
 
 
 def linearize_critic_stack(
-    policy: ActorCriticPolicy, observations: PyTorchObs, parameters: Sequence[nn.Parameter]
+    policy: ActorCriticPolicy,
+    observations: PyTorchObs,
+    parameters: Sequence[nn.Parameter],
+    *,
+    features: th.Tensor | None = None,
 ) -> StackLinearization | None:
     """
     Linearise the values in the critic's parameters, if the critic is a plain stack.
@@ -67,12 +71,13 @@ def linearize_critic_stack(
     :param policy: the policy
     :param observations: n states
     :param parameters: in which to differentiate
+    :param features: the critic's features of these states, if they are known and do not depend on ``parameters``
     :return: output (values,), shape (n, 1); None if the network is another
     """
     if not _unchanged(policy, _CRITIC_METHODS):
         return None
     head = [*_extractor_layers(policy, "value_net"), policy.value_net]
-    found = _stack_and_input(policy, policy.vf_features_extractor, head, observations, parameters)
+    found = _stack_and_input(policy, policy.vf_features_extractor, head, observations, parameters, features)
     return None if found is None else StackLinearization(*found, parameters)
 
 
@@ -82,6 +87,7 @@ def _stack_and_input(
     head: list[nn.Module],
     observations: PyTorchObs,
     parameters: Sequence[nn.Parameter],
+    features: th.Tensor | None = None,
 ) -> tuple[list[nn.Module], th.Tensor] | None:
     """Return the layers with the parameters and what is fed to the first of them, or None."""
     wanted = {id(parameter) for parameter in parameters}
@@ -105,6 +111,8 @@ def _stack_and_input(
     if not known or odd or not wanted <= ours:
         return None
     with th.no_grad():
+        if constant and features is not None:
+            return layers, features
         if constant:
             return layers, BaseModel.extract_features(policy, observations, extractor)  # type: ignore[arg-type]
         pixels = preprocess_obs(observations, policy.observation_space, normalize_images=policy.normalize_images)
