@@ -22,7 +22,6 @@ from sb3_trpo_fvp import TRPO, FisherOperator, StepStatus, conjugate_gradient, f
 from tests.rollouts import (
     DICT,
     IMAGE,
-    VECTOR,
     changed,
     collected,
     distributions,
