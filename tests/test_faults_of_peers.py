@@ -232,9 +232,10 @@ def test_a_direction_without_curvature_is_refused(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(
             type(theirs), "hessian_vector_product", lambda self, params, grad_kl, v, retain_graph=True, c=curvature: c * v
         )
-        with warnings.catch_warnings(), pytest.raises(error):
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)
-            theirs.train()
+            with pytest.raises(error):
+                theirs.train()
     assert any(bool(th.isnan(p).any()) for p in theirs.policy.parameters())
 
     for curvature in (0.0, -1.0):
