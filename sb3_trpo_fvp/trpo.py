@@ -268,8 +268,9 @@ class TRPO(OnPolicyAlgorithm):
         record("train/kl_divergence_loss", step.constraint)
         record("train/explained_variance", explained_variance(buffer.values.flatten(), buffer.returns.flatten()))
         record("train/is_line_search_success", float(accepted))
-        if hasattr(self.policy, "log_std"):
-            record("train/std", th.exp(self.policy.log_std).mean().item())
+        log_std = getattr(self.policy, "log_std", None)
+        if isinstance(log_std, th.Tensor):
+            record("train/std", log_std.detach().exp().mean().item())
         record("train/n_updates", self._n_updates, exclude="tensorboard")
 
         for key in (
