@@ -4,9 +4,9 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
@@ -40,6 +40,12 @@ class CriticStatus(Enum):
     """The fit ended in NaN or infinity; critic and optimizer were restored. Lower the learning rate, normalise rewards."""
     NONFINITE_OBSERVATIONS = 4
     """NaN or infinity among the observations: the critic was left alone. Look at the environment."""
+    NO_DESCENT = 5
+    """No step that was tried lowered the loss: the critic is bit for bit as it was, the damping is raised for the next."""
+    ZERO_GRADIENT = 6
+    """The loss has no slope: the critic was left alone."""
+    NONFINITE_VALUES = 7
+    """NaN or infinity among the values or their derivatives: the critic was left alone. Look at the observations."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,8 @@ class CriticStats:
     What happened in a critic fit.
 
     :param status: how it ended
-    :param loss: mean squared error over the minibatches, in squared units of the return; NaN if none was computed
+    :param loss: mean squared error, over the minibatches or as the fit says, in squared units of the return; NaN if none
+        was computed
     """
 
     status: CriticStatus
@@ -108,7 +115,10 @@ class ValueFunction:
 
 
 class CriticFit(ABC):
-    """A way to fit the critic, chosen by ``TRPO(..., critic=...)``; state kept between updates is saved with the model."""
+    """A way to fit the critic, chosen by ``TRPO(..., critic=...)``."""
+
+    training_mode: ClassVar[bool] = True
+    """Whether modules that only the critic uses are in training mode while it is fitted."""
 
     @abstractmethod
     def fit(self, values: ValueFunction, returns: th.Tensor) -> CriticStats:
@@ -200,7 +210,7 @@ def fit_critic(critic: CriticFit, policy: ActorCriticPolicy, split: ParameterSpl
     optimizer = policy.optimizer
     old_state = _copy_state(optimizer, split)
     critic_modules = [module for module in policy.modules() if module not in split.actor_modules]
-    with evaluation_mode(policy, but_for=critic_modules):
+    with evaluation_mode(policy, but_for=critic_modules if critic.training_mode else ()):
         stats = critic.fit(ValueFunction(policy, split, rollout.observations), rollout.returns)
     # An infinite loss tells of an overflow even where the optimizer keeps its steps bounded.
     if all_finite(split.critic) and not math.isinf(stats.loss):
@@ -210,7 +220,7 @@ def fit_critic(critic: CriticFit, policy: ActorCriticPolicy, split: ParameterSpl
             parameter.copy_(tensor)
             optimizer.state.pop(parameter, None)
         optimizer.state.update(old_state)
-    return CriticStats(CriticStatus.DIVERGED, stats.loss)
+    return replace(stats, status=CriticStatus.DIVERGED)
 
 
 def _copy_state(optimizer: th.optim.Optimizer, split: ParameterSplit) -> dict[th.Tensor, dict[str, Any]]:
@@ -235,8 +245,8 @@ def _constant_features(policy: ActorCriticPolicy, split: ParameterSplit, observa
     critic_parameters = {id(parameter) for parameter in split.critic}
     if any(id(parameter) in critic_parameters for parameter in extractor.parameters()):
         return None
-    # A module of the critic alone is in training mode now, and may draw random numbers.
-    if any(module not in split.actor_modules for module in extractor.modules() if not list(module.children())):
+    # A module in training mode, of the critic alone, may draw random numbers.
+    if any(module.training for module in extractor.modules() if not list(module.children())):
         return None
     with th.no_grad():
         return BaseModel.extract_features(policy, observations, extractor)
