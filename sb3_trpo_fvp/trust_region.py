@@ -230,7 +230,7 @@ def trust_region_step(
     s = solution.value
     shs = _undamped_quadratic_form(solution, damping)
     if shs is None:
-        shs = float(th.dot(s, curvature(s)))
+        shs = float(th.dot(s.double(), curvature(s).double()))
     # In double precision: squares of a finite gradient may overflow.
     g_norm = float(th.linalg.vector_norm(g.double()))
     stats = TrustRegionStats(
@@ -249,7 +249,7 @@ def trust_region_step(
     slope = beta * float(th.dot(g.double(), s.double()))
     stats = replace(stats, beta=beta, predicted_improvement=slope)
     old = [parameter.detach().clone() for parameter in parameters]
-    theta, step = flatten(old), beta * s
+    theta, step = flatten(old), (beta * s.double()).to(s.dtype)
     accepted = False
     try:
         for backtracks in range(max_iterations):
@@ -299,7 +299,6 @@ def _status_without_step(problem: SurrogateProblem, g: th.Tensor, solution: CGSo
         return StepStatus.NONFINITE_GRADIENT if all_finite(problem.advantages) else StepStatus.NONFINITE_ADVANTAGES
     if solution.status is CGStatus.ZERO_RHS:
         return StepStatus.ZERO_GRADIENT
-    if solution.num_steps == 0 or not shs > 0.0 or not math.isfinite(shs):
-        negative = solution.status is CGStatus.NONPOSITIVE_CURVATURE or shs <= 0.0
-        return StepStatus.NONPOSITIVE_CURVATURE if negative else StepStatus.NONFINITE_CURVATURE
-    return StepStatus.LINE_SEARCH_FAILED
+    if not math.isfinite(shs) or (solution.num_steps == 0 and solution.status is CGStatus.NONFINITE):
+        return StepStatus.NONFINITE_CURVATURE
+    return StepStatus.LINE_SEARCH_FAILED if shs > 0.0 else StepStatus.NONPOSITIVE_CURVATURE
