@@ -2,6 +2,8 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, ClassVar
@@ -10,11 +12,19 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy, BaseModel
 from stable_baselines3.common.type_aliases import PyTorchObs
-from torch.nn import functional as F
 
-from sb3_trpo_fvp.linearization import GraphLinearization, Linearization
-from sb3_trpo_fvp.parameters import ParameterSplit, evaluation_mode, index_observations, num_observations
-from sb3_trpo_fvp.stacks import linearize_critic_stack
+from sb3_trpo_fvp.layers import StackLinearization
+from sb3_trpo_fvp.linearization import GraphLinearization
+from sb3_trpo_fvp.parameters import (
+    ParameterSplit,
+    all_finite,
+    evaluation_mode,
+    flatten,
+    index_observations,
+    num_observations,
+    unflatten,
+)
+from sb3_trpo_fvp.stacks import critic_stack
 
 
 class CriticStatus(Enum):
@@ -28,12 +38,14 @@ class CriticStatus(Enum):
     """NaN or infinity among the returns: the critic was left alone. Look at the environment's rewards."""
     DIVERGED = 3
     """The fit ended in NaN or infinity; critic and optimizer were restored. Lower the learning rate, normalise rewards."""
-    NO_DESCENT = 4
+    NONFINITE_OBSERVATIONS = 4
+    """NaN or infinity among the observations: the critic was left alone. Look at the environment."""
+    NO_DESCENT = 5
     """No step that was tried lowered the loss: the critic is bit for bit as it was, the damping is raised for the next."""
-    ZERO_GRADIENT = 5
+    ZERO_GRADIENT = 6
     """The loss has no slope: the critic was left alone."""
-    NONFINITE_VALUES = 6
-    """NaN or infinity among the values or their derivatives: the critic was left alone. Look at the observations."""
+    NONFINITE_VALUES = 7
+    """Finite data, but NaN or infinity in the values or their derivatives: the critic was left alone; its weights are huge."""
 
 
 @dataclass(frozen=True)
@@ -68,32 +80,38 @@ class ValueFunction:
         self.size = num_observations(observations)
         self._observations = observations
         self._features = _constant_features(policy, split, observations)
+        self._stack = critic_stack(policy, split.critic)
 
     def __call__(self, index: th.Tensor | None = None) -> th.Tensor:
         """
         Predict values.
 
         :param index: which states, (n,) integers; all if None
-        :return: shape (n,)
+        :return: shape (n, 1)
         """
-        if self._features is None:
-            observations = self._observations if index is None else index_observations(self._observations, index)
-            return self.policy.predict_values(observations).flatten()
-        features = self._features if index is None else self._features[index]
+        features = self._features
+        if features is None:
+            return self.policy.predict_values(self._states(index))
+        features = features if index is None else features[index]
         values: th.Tensor = self.policy.value_net(self.policy.mlp_extractor.forward_critic(features))
-        return values.flatten()
+        return values
 
-    def linearize(self) -> Linearization:
+    def linearize(self, index: th.Tensor | None = None) -> StackLinearization | GraphLinearization:
         """
-        Linearise the values of all states in :attr:`parameters`, where these are now.
+        Predict values and linearise them in the critic's parameters, as these are now.
 
-        :return: J = ∂V/∂θ, with one output of shape (N, 1)
+        :param index: which states, (n,) integers; all if None
+        :return: with one output of shape (n, 1)
         """
-        stack = linearize_critic_stack(self.policy, self._observations, self.parameters, features=self._features)
-        if stack is not None:
-            return stack
-        with th.enable_grad():
-            return GraphLinearization([self().unsqueeze(1)], self.parameters)
+        if self._stack is None:
+            with th.enable_grad():
+                return GraphLinearization([self(index)], self.parameters)
+        if self._features is None:
+            return self._stack.linearize(self._stack.features(self._states(index)))
+        return self._stack.linearize(self._features if index is None else self._features[index])
+
+    def _states(self, index: th.Tensor | None) -> PyTorchObs:
+        return self._observations if index is None else index_observations(self._observations, index)
 
 
 class CriticFit(ABC):
@@ -128,21 +146,44 @@ class AdamCritic(CriticFit):
     def fit(self, values: ValueFunction, returns: th.Tensor) -> CriticStats:
         """Do the epochs, see :meth:`CriticFit.fit`."""
         optimizer = values.policy.optimizer
-        # Gradients are left on the critic's parameters alone: an optimizer passes over those that have none.
+        # Gradients lie on the critic's parameters alone: an optimizer passes over those that have none.
         optimizer.zero_grad(set_to_none=True)
+        gradient = flatten([th.zeros_like(parameter) for parameter in values.parameters])
+        for parameter, piece in zip(values.parameters, unflatten(gradient, values.parameters), strict=True):
+            parameter.grad = piece
         losses = []
-        for _ in range(self.n_epochs):
-            permutation = th.as_tensor(np.random.permutation(values.size), device=returns.device)
-            for index in th.split(permutation, self.batch_size):
-                predicted = values(index)
-                loss = F.mse_loss(predicted, returns[index].to(predicted.dtype))
-                gradients = th.autograd.grad(loss, values.parameters)
-                for parameter, gradient in zip(values.parameters, gradients, strict=True):
-                    parameter.grad = gradient
-                optimizer.step()
-                losses.append(loss.detach())
+        with _fused(optimizer):
+            for _ in range(self.n_epochs):
+                permutation = th.as_tensor(np.random.permutation(values.size), device=returns.device)
+                for index in th.split(permutation, self.batch_size):
+                    predicted = values.linearize(index)
+                    error = predicted.outputs[0] - returns[index].unsqueeze(1)
+                    # The gradient of the mean of the squared errors.
+                    predicted.vjp([error * (2.0 / len(index))], out=gradient.zero_())
+                    optimizer.step()
+                    losses.append(error.square().mean())
         optimizer.zero_grad(set_to_none=True)
         return CriticStats(CriticStatus.FITTED, float(th.stack(losses).mean()) if losses else math.nan)
+
+
+@contextmanager
+def _fused(optimizer: th.optim.Optimizer) -> Iterator[None]:
+    """Let Adam update all parameters in one kernel for the while, where nobody has chosen an implementation."""
+    groups = [
+        group
+        for group in optimizer.param_groups
+        if type(optimizer) in (th.optim.Adam, th.optim.AdamW)
+        and not any(group.get(name) for name in ("fused", "foreach", "capturable", "differentiable"))
+        and all(parameter.device.type == "cpu" and parameter.is_floating_point() for parameter in group["params"])
+    ]
+    chosen = [(group["fused"], group["foreach"]) for group in groups]
+    for group in groups:
+        group["fused"], group["foreach"] = True, False
+    try:
+        yield
+    finally:
+        for group, (fused, foreach) in zip(groups, chosen, strict=True):
+            group["fused"], group["foreach"] = fused, foreach
 
 
 def fit_critic(critic: CriticFit, policy: ActorCriticPolicy, split: ParameterSplit, rollout: Any) -> CriticStats:
@@ -160,7 +201,10 @@ def fit_critic(critic: CriticFit, policy: ActorCriticPolicy, split: ParameterSpl
     """
     if not split.critic:
         return CriticStats(CriticStatus.NO_PARAMETERS)
-    if not bool(th.isfinite(rollout.returns).all()):
+    # The returns of a state whose observation is not finite are not finite either: name the cause first.
+    if not all_finite(rollout.observations):
+        return CriticStats(CriticStatus.NONFINITE_OBSERVATIONS)
+    if not all_finite(rollout.returns):
         return CriticStats(CriticStatus.NONFINITE_RETURNS)
     old = [parameter.detach().clone() for parameter in split.critic]
     optimizer = policy.optimizer
@@ -168,7 +212,8 @@ def fit_critic(critic: CriticFit, policy: ActorCriticPolicy, split: ParameterSpl
     critic_modules = [module for module in policy.modules() if module not in split.actor_modules]
     with evaluation_mode(policy, but_for=critic_modules if critic.training_mode else ()):
         stats = critic.fit(ValueFunction(policy, split, rollout.observations), rollout.returns)
-    if all(bool(th.isfinite(parameter).all()) for parameter in split.critic):
+    # An infinite loss tells of an overflow even where the optimizer keeps its steps bounded.
+    if all_finite(split.critic) and not math.isinf(stats.loss):
         return stats
     with th.no_grad():
         for parameter, tensor in zip(split.critic, old, strict=True):

@@ -15,6 +15,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Rollout
 from stable_baselines3.common.utils import explained_variance
 
 from sb3_trpo_fvp.critic import AdamCritic, CriticFit, CriticStats, CriticStatus, fit_critic
+from sb3_trpo_fvp.distributions import without_validation
 from sb3_trpo_fvp.fisher import FisherOperator, fisher_class
 from sb3_trpo_fvp.gauss_newton_critic import GaussNewtonCritic
 from sb3_trpo_fvp.parameters import ParameterSplit, evaluation_mode, index_observations, split_parameters
@@ -162,18 +163,23 @@ class TRPO(OnPolicyAlgorithm):
         # Plain numbers, so that they are saved and loaded with the model to the last bit.
         self.critic_state: dict[str, float] = {}
         self._warned: set[str] = set()
-        self._check_arguments()
         if _init_setup_model:
             self._setup_model()
+
+    def _setup_model(self) -> None:
+        # Here and not in the constructor: load() sets what was saved, or what its caller asks for, in between.
+        self._check_arguments()
+        super()._setup_model()
 
     def train(self) -> None:
         """Update actor and critic from the rollout buffer."""
         self._update_learning_rate(self.policy.optimizer)
         rollout = self._whole_rollout()
-        split = split_parameters(self.policy, rollout.observations)
 
         started = time.perf_counter()
-        step = self._actor_step(rollout, split)
+        with without_validation():
+            split = split_parameters(self.policy, rollout.observations)
+            step = self._actor_step(rollout, split)
         actor_done = time.perf_counter()
         fit = fit_critic(self._critic_fit(), self.policy, split, rollout)
         critic_done = time.perf_counter()
@@ -342,7 +348,7 @@ class TRPO(OnPolicyAlgorithm):
             warnings.warn(
                 f"`batch_size`={self.batch_size} does not divide the rollout of n_steps * n_envs = {size} states: the last "
                 f"minibatch of each critic epoch has {size % self.batch_size}.",
-                stacklevel=3,
+                stacklevel=4,
             )
 
     def _excluded_save_params(self) -> list[str]:
@@ -350,11 +356,14 @@ class TRPO(OnPolicyAlgorithm):
 
 
 _NEEDS_ATTENTION: dict[StepStatus | CriticStatus, str] = {
-    StepStatus.NONFINITE_GRADIENT: "the actor was not updated: NaN or infinity in rewards, observations or the policy.",
+    StepStatus.NONFINITE_OBSERVATIONS: "the actor was not updated: look at the environment's observations.",
+    StepStatus.NONFINITE_ADVANTAGES: "the actor was not updated: look at the environment's rewards.",
+    StepStatus.NONFINITE_GRADIENT: "the actor was not updated: its distribution is close to deterministic or overflows.",
     StepStatus.NONFINITE_CURVATURE: "the actor was not updated: its distribution is close to deterministic or overflows.",
     StepStatus.NONPOSITIVE_CURVATURE: "the actor was not updated: raise `cg_damping`.",
+    CriticStatus.NONFINITE_OBSERVATIONS: "the critic was not updated: look at the environment's observations.",
     CriticStatus.NONFINITE_RETURNS: "the critic was not updated: NaN or infinity in the returns.",
-    CriticStatus.NONFINITE_VALUES: "the critic was not updated: NaN or infinity in observations or values.",
+    CriticStatus.NONFINITE_VALUES: "the critic was not updated: its values or their derivatives overflow.",
     CriticStatus.DIVERGED: "the critic was restored: lower `learning_rate` or normalise the rewards.",
 }
 
