@@ -245,7 +245,9 @@ class TRPO(OnPolicyAlgorithm):
         record("train/policy_objective", step.objective)
         record("train/value_loss", fit.loss)
         record("train/kl_divergence_loss", step.constraint)
-        record("train/explained_variance", explained_variance(buffer.values.flatten(), buffer.returns.flatten()))
+        # In double precision, where squares of large returns do not overflow.
+        values, returns = (array.flatten().astype(np.float64) for array in (buffer.values, buffer.returns))
+        record("train/explained_variance", explained_variance(values, returns))
         record("train/is_line_search_success", float(accepted))
         if hasattr(self.policy, "log_std"):
             record("train/std", th.exp(self.policy.log_std).mean().item())
