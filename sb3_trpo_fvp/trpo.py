@@ -9,10 +9,12 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, RolloutBufferSamples, Schedule
 from stable_baselines3.common.utils import explained_variance
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_trpo_fvp.critic import AdamCritic, CriticFit, CriticStats, CriticStatus, fit_critic
 from sb3_trpo_fvp.distributions import without_validation
@@ -20,6 +22,7 @@ from sb3_trpo_fvp.fisher import FisherOperator, fisher_class
 from sb3_trpo_fvp.gauss_newton_critic import GaussNewtonCritic
 from sb3_trpo_fvp.parameters import ParameterSplit, evaluation_mode, index_observations, split_parameters
 from sb3_trpo_fvp.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
+from sb3_trpo_fvp.rollouts import collect, plain_sampler
 from sb3_trpo_fvp.trust_region import StepStatus, SurrogateProblem, TrustRegionStats, trust_region_step
 
 SelfTRPO = TypeVar("SelfTRPO", bound="TRPO")
@@ -171,6 +174,24 @@ class TRPO(OnPolicyAlgorithm):
         self._check_arguments()
         super()._setup_model()
 
+    def collect_rollouts(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        """
+        Fill the rollout buffer, by the shorter way of :mod:`sb3_trpo_fvp.rollouts` where policy and buffer allow it.
+
+        :param env: the training environments
+        :param callback: called at each step, and at the beginning and the end
+        :param rollout_buffer: to fill
+        :param n_rollout_steps: steps in each environment
+        :return: False if the callback ended the training
+        """
+        self.policy.set_training_mode(False)
+        sample = plain_sampler(self.policy, rollout_buffer)
+        if sample is None:
+            return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+        return collect(self, sample, env, callback, rollout_buffer, n_rollout_steps)
+
     def train(self) -> None:
         """Update actor and critic from the rollout buffer."""
         self._update_learning_rate(self.policy.optimizer)
@@ -249,8 +270,9 @@ class TRPO(OnPolicyAlgorithm):
         values, returns = (array.flatten().astype(np.float64) for array in (buffer.values, buffer.returns))
         record("train/explained_variance", explained_variance(values, returns))
         record("train/is_line_search_success", float(accepted))
-        if hasattr(self.policy, "log_std"):
-            record("train/std", th.exp(self.policy.log_std).mean().item())
+        log_std = getattr(self.policy, "log_std", None)
+        if isinstance(log_std, th.Tensor):
+            record("train/std", log_std.detach().exp().mean().item())
         record("train/n_updates", self._n_updates, exclude="tensorboard")
 
         for key in (
