@@ -45,7 +45,7 @@ class CriticStatus(Enum):
     ZERO_GRADIENT = 6
     """The loss has no slope: the critic was left alone."""
     NONFINITE_VALUES = 7
-    """NaN or infinity among the values or their derivatives: the critic was left alone. Look at the observations."""
+    """Finite data, but NaN or infinity in the values or their derivatives: the critic was left alone; its weights are huge."""
 
 
 @dataclass(frozen=True)

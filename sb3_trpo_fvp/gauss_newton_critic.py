@@ -38,15 +38,15 @@ class _Step:
     One step that was tried.
 
     :param status: FITTED if it was kept, else why not
-    :param loss_before: mean squared error where it started
+    :param loss_before: mean squared error where it started, NaN if not finite
     :param loss_after: mean squared error where it ended: the same if it was not kept
     :param ratio: actual over predicted reduction
     :param cg_steps: conjugate-gradient steps
     """
 
     status: CriticStatus
-    loss_before: float
-    loss_after: float
+    loss_before: float = math.nan
+    loss_after: float = math.nan
     ratio: float = math.nan
     cg_steps: int = 0
 
@@ -138,11 +138,11 @@ class GaussNewtonCritic(CriticFit):
         jacobian = values.linearize()
         (predicted,) = jacobian.outputs
         targets = returns.to(predicted.dtype).view_as(predicted)
-        old_loss = _mean_square(targets - predicted)
+        old_loss = _mean_square(targets, predicted)
         if old_loss == 0.0:
             return _Step(CriticStatus.ZERO_GRADIENT, old_loss, old_loss)
         if not math.isfinite(old_loss):
-            return _Step(CriticStatus.NONFINITE_VALUES, old_loss, old_loss)
+            return _Step(CriticStatus.NONFINITE_VALUES)
 
         # From here to the trial in units of the root mean square residual: there f = ½.
         unit = math.sqrt(old_loss)
@@ -153,7 +153,7 @@ class GaussNewtonCritic(CriticFit):
         if gg == 0.0 or gbg == 0.0:
             return _Step(CriticStatus.ZERO_GRADIENT, old_loss, old_loss)
         if not math.isfinite(gg + gbg):
-            return _Step(CriticStatus.NONFINITE_VALUES, old_loss, old_loss)
+            return _Step(CriticStatus.NONFINITE_VALUES)
         damping = self.damping * gbg / gg
 
         def damped_curvature(v: th.Tensor) -> th.Tensor:
@@ -164,11 +164,11 @@ class GaussNewtonCritic(CriticFit):
         dbd = solution.quadratic_form - damping * float(th.dot(d.double(), d.double()))
         reduction = float(th.dot(g.double(), d.double())) - 0.5 * dbd
         if solution.num_steps == 0 or not reduction > 0.0:
-            return _Step(CriticStatus.NONFINITE_VALUES, old_loss, old_loss)
+            return _Step(CriticStatus.NONFINITE_VALUES)
 
         old = [parameter.detach().clone() for parameter in values.parameters]
         assign(values.parameters, flatten(old) + unit * d)
-        new_loss = _mean_square(targets - values().view_as(targets))
+        new_loss = _mean_square(targets, values())
         ratio = 0.5 * (1.0 - new_loss / old_loss) / reduction
         self._adapt(ratio)
         if new_loss < old_loss:
@@ -183,6 +183,6 @@ class GaussNewtonCritic(CriticFit):
         self.state["damping"] = min(max(self.damping * factor, self.min_damping), self.max_damping)
 
 
-def _mean_square(residual: th.Tensor) -> float:
-    """In double precision: single would lose the last, small steps."""
-    return float(residual.double().square().mean())
+def _mean_square(targets: th.Tensor, predicted: th.Tensor) -> float:
+    """Mean squared error in double precision: single would lose the last, small steps, and overflow early."""
+    return float((targets.double() - predicted.double()).square().mean())

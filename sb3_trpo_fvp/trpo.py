@@ -266,7 +266,9 @@ class TRPO(OnPolicyAlgorithm):
         record("train/policy_objective", step.objective)
         record("train/value_loss", fit.loss)
         record("train/kl_divergence_loss", step.constraint)
-        record("train/explained_variance", explained_variance(buffer.values.flatten(), buffer.returns.flatten()))
+        # In double precision, where squares of large returns do not overflow.
+        values, returns = (array.flatten().astype(np.float64) for array in (buffer.values, buffer.returns))
+        record("train/explained_variance", explained_variance(values, returns))
         record("train/is_line_search_success", float(accepted))
         log_std = getattr(self.policy, "log_std", None)
         if isinstance(log_std, th.Tensor):
@@ -385,7 +387,7 @@ _NEEDS_ATTENTION: dict[StepStatus | CriticStatus, str] = {
     StepStatus.NONPOSITIVE_CURVATURE: "the actor was not updated: raise `cg_damping`.",
     CriticStatus.NONFINITE_OBSERVATIONS: "the critic was not updated: look at the environment's observations.",
     CriticStatus.NONFINITE_RETURNS: "the critic was not updated: NaN or infinity in the returns.",
-    CriticStatus.NONFINITE_VALUES: "the critic was not updated: NaN or infinity in observations or values.",
+    CriticStatus.NONFINITE_VALUES: "the critic was not updated: its values or their derivatives overflow.",
     CriticStatus.DIVERGED: "the critic was restored: lower `learning_rate` or normalise the rewards.",
 }
 
