@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -12,6 +13,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy, BaseModel
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch.nn import functional as F
 
+from sb3_trpo_fvp.distributed import ALONE, Communicator
 from sb3_trpo_fvp.parameters import ParameterSplit, evaluation_mode, index_observations, num_observations
 
 
@@ -51,10 +53,12 @@ class ValueFunction:
     :param policy: the policy; modules that the actor uses must be in evaluation mode
     :param split: which parameters are whose
     :param observations: N states
+    :param comm: who else has states of this rollout; the fit averages over the states of all
     """
 
-    def __init__(self, policy: ActorCriticPolicy, split: ParameterSplit, observations: PyTorchObs):
+    def __init__(self, policy: ActorCriticPolicy, split: ParameterSplit, observations: PyTorchObs, comm: Communicator = ALONE):
         self.policy = policy
+        self.comm = comm
         self.parameters = split.critic
         self.size = num_observations(observations)
         self._observations = observations
@@ -107,13 +111,15 @@ class AdamCritic(CriticFit):
         # Gradients are left on the critic's parameters alone: an optimizer passes over those that have none.
         optimizer.zero_grad(set_to_none=True)
         losses = []
+        num_minibatches = values.comm.largest(-(-values.size // self.batch_size))
         for _ in range(self.n_epochs):
             permutation = th.as_tensor(np.random.permutation(values.size), device=returns.device)
-            for index in th.split(permutation, self.batch_size):
+            for index in minibatches(permutation, self.batch_size, num_minibatches):
                 predicted = values(index)
                 loss = F.mse_loss(predicted, returns[index].to(predicted.dtype))
                 gradients = th.autograd.grad(loss, values.parameters)
-                for parameter, gradient in zip(values.parameters, gradients, strict=True):
+                loss, *means = values.comm.mean([loss, *gradients], len(index))
+                for parameter, gradient in zip(values.parameters, means, strict=True):
                     parameter.grad = gradient
                 optimizer.step()
                 losses.append(loss.detach())
@@ -121,7 +127,22 @@ class AdamCritic(CriticFit):
         return CriticStats(CriticStatus.FITTED, float(th.stack(losses).mean()) if losses else math.nan)
 
 
-def fit_critic(critic: CriticFit, policy: ActorCriticPolicy, split: ParameterSplit, rollout: Any) -> CriticStats:
+def minibatches(permutation: th.Tensor, batch_size: int, count: int) -> Sequence[th.Tensor]:
+    """
+    Cut a permutation of this rank's states into as many minibatches as every other rank has.
+
+    :param permutation: (N,) integers
+    :param batch_size: states in a minibatch; fewer in the last one
+    :param count: the number of minibatches, at least N / batch_size; where it is more than that, they are of equal size
+    :return: ``count`` pieces
+    """
+    pieces = th.split(permutation, batch_size)
+    return pieces if len(pieces) == count else th.tensor_split(permutation, count)
+
+
+def fit_critic(
+    critic: CriticFit, policy: ActorCriticPolicy, split: ParameterSplit, rollout: Any, comm: Communicator = ALONE
+) -> CriticStats:
     """
     Fit the critic, or leave it exactly as it was.
 
@@ -132,18 +153,19 @@ def fit_critic(critic: CriticFit, policy: ActorCriticPolicy, split: ParameterSpl
     :param policy: whose critic
     :param split: which parameters are whose
     :param rollout: with ``observations`` and ``returns``
+    :param comm: who else has a part of the rollout
     :return: what happened
     """
     if not split.critic:
         return CriticStats(CriticStatus.NO_PARAMETERS)
-    if not bool(th.isfinite(rollout.returns).all()):
+    if not comm.all(bool(th.isfinite(rollout.returns).all())):
         return CriticStats(CriticStatus.NONFINITE_RETURNS)
     old = [parameter.detach().clone() for parameter in split.critic]
     optimizer = policy.optimizer
     old_state = _copy_state(optimizer, split)
     critic_modules = [module for module in policy.modules() if module not in split.actor_modules]
     with evaluation_mode(policy, but_for=critic_modules):
-        stats = critic.fit(ValueFunction(policy, split, rollout.observations), rollout.returns)
+        stats = critic.fit(ValueFunction(policy, split, rollout.observations, comm), rollout.returns)
     if all(bool(th.isfinite(parameter).all()) for parameter in split.critic):
         return stats
     with th.no_grad():
