@@ -14,7 +14,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch.nn import functional as F
 
 from sb3_trpo_fvp.distributed import ALONE, Communicator
-from sb3_trpo_fvp.parameters import ParameterSplit, evaluation_mode, index_observations, num_observations
+from sb3_trpo_fvp.parameters import ParameterSplit, all_finite, evaluation_mode, index_observations, num_observations
 
 
 class CriticStatus(Enum):
@@ -28,6 +28,8 @@ class CriticStatus(Enum):
     """NaN or infinity among the returns: the critic was left alone. Look at the environment's rewards."""
     DIVERGED = 3
     """The fit ended in NaN or infinity; critic and optimizer were restored. Lower the learning rate, normalise rewards."""
+    NONFINITE_OBSERVATIONS = 4
+    """NaN or infinity among the observations: the critic was left alone. Look at the environment."""
 
 
 @dataclass(frozen=True)
@@ -117,9 +119,10 @@ class AdamCritic(CriticFit):
             for index in minibatches(permutation, self.batch_size, num_minibatches):
                 predicted = values(index)
                 loss = F.mse_loss(predicted, returns[index].to(predicted.dtype))
-                gradients = th.autograd.grad(loss, values.parameters)
-                loss, *means = values.comm.mean([loss, *gradients], len(index))
-                for parameter, gradient in zip(values.parameters, means, strict=True):
+                gradients = th.autograd.grad(loss, values.parameters, allow_unused=True)
+                used = [pair for pair in zip(values.parameters, gradients, strict=True) if pair[1] is not None]
+                loss, *means = values.comm.mean([loss, *(gradient for _, gradient in used)], len(index))
+                for (parameter, _), gradient in zip(used, means, strict=True):
                     parameter.grad = gradient
                 optimizer.step()
                 losses.append(loss.detach())
@@ -158,7 +161,10 @@ def fit_critic(
     """
     if not split.critic:
         return CriticStats(CriticStatus.NO_PARAMETERS)
-    if not comm.all(bool(th.isfinite(rollout.returns).all())):
+    # The returns of a state whose observation is not finite are not finite either: name the cause first.
+    if not comm.all(all_finite(rollout.observations)):
+        return CriticStats(CriticStatus.NONFINITE_OBSERVATIONS)
+    if not comm.all(all_finite(rollout.returns)):
         return CriticStats(CriticStatus.NONFINITE_RETURNS)
     old = [parameter.detach().clone() for parameter in split.critic]
     optimizer = policy.optimizer
@@ -166,7 +172,8 @@ def fit_critic(
     critic_modules = [module for module in policy.modules() if module not in split.actor_modules]
     with evaluation_mode(policy, but_for=critic_modules):
         stats = critic.fit(ValueFunction(policy, split, rollout.observations, comm), rollout.returns)
-    if all(bool(th.isfinite(parameter).all()) for parameter in split.critic):
+    # An infinite loss tells of an overflow even where the optimizer keeps its steps bounded.
+    if all_finite(split.critic) and not math.isinf(stats.loss):
         return stats
     with th.no_grad():
         for parameter, tensor in zip(split.critic, old, strict=True):

@@ -7,7 +7,8 @@ object that the next call overwrites, so an old distribution is kept as its φ, 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import torch as th
@@ -17,6 +18,7 @@ from stable_baselines3.common.distributions import (
     DiagGaussianDistribution,
     Distribution,
     MultiCategoricalDistribution,
+    SquashedDiagGaussianDistribution,
     StateDependentNoiseDistribution,
 )
 from torch.nn import functional as F
@@ -81,7 +83,7 @@ class NormalFamily(DistributionFamily):
 
     def parameters(self, distribution: Distribution) -> Phi:
         """Return (μ, σ), see :meth:`DistributionFamily.parameters`."""
-        normal = distribution.distribution
+        normal = base_distribution(distribution)
         assert isinstance(normal, th.distributions.Normal)
         return normal.loc, normal.scale
 
@@ -89,7 +91,7 @@ class NormalFamily(DistributionFamily):
         """Return log(σ'/σ) + (σ² + (μ − μ')²) / 2σ'² − ½, see :meth:`DistributionFamily.kl`."""
         (mean, std), (new_mean, new_std) = old, new
         variance_ratio = (std / new_std).square()
-        return 0.5 * (variance_ratio - 1.0 - variance_ratio.log() + ((mean - new_mean) / new_std).square())
+        return _columns(0.5 * (variance_ratio - 1.0 - variance_ratio.log() + ((mean - new_mean) / new_std).square()))
 
     def fisher(self, phi: Phi) -> Callable[[Phi], Phi]:
         """Return u → (u_μ / σ², 2 u_σ / σ²), see :meth:`DistributionFamily.fisher`."""
@@ -112,15 +114,21 @@ class CategoricalFamily(DistributionFamily):
 
     def parameters(self, distribution: Distribution) -> Phi:
         """Return the logits of each factor, see :meth:`DistributionFamily.parameters`."""
-        factors = distribution.distribution
-        return tuple(factor.logits for factor in (factors if isinstance(factors, list) else [factors]))  # type: ignore[attr-defined]
+        factors: Any = distribution.distribution
+        if not isinstance(factors, list):
+            factors = [base_distribution(distribution)]
+        return tuple(factor.logits for factor in factors)
 
     def kl(self, old: Phi, new: Phi) -> th.Tensor:
         """Return Σ p log(p/p'), see :meth:`DistributionFamily.kl`."""
-        total = th.zeros_like(old[0][:, :1])
+        total = old[0].new_zeros(old[0].shape[0], 1)
         for logits, new_logits in zip(old, new, strict=True):
             log_p, log_q = F.log_softmax(logits, -1), F.log_softmax(new_logits, -1)
-            total = total + (log_p.exp() * (log_p - log_q)).sum(-1, keepdim=True)
+            p = log_p.exp()
+            # An action that is never taken (masked with a logit of −∞) adds 0, where 0 · (∞ − ∞) would be NaN.
+            never = p == 0.0
+            terms = p * (log_p.masked_fill(never, 0.0) - log_q.masked_fill(never, 0.0))
+            total = total + _columns(terms).sum(-1, keepdim=True)
         return total
 
     def fisher(self, phi: Phi) -> Callable[[Phi], Phi]:
@@ -144,14 +152,15 @@ class BernoulliFamily(DistributionFamily):
 
     def parameters(self, distribution: Distribution) -> Phi:
         """Return the logits, see :meth:`DistributionFamily.parameters`."""
-        bernoulli = distribution.distribution
+        bernoulli = base_distribution(distribution)
         assert isinstance(bernoulli, th.distributions.Bernoulli)
         return (bernoulli.logits,)
 
     def kl(self, old: Phi, new: Phi) -> th.Tensor:
-        """Return p (z − z') + log(1−p) − log(1−p') for logits z, see :meth:`DistributionFamily.kl`."""
+        """Return p log(p/p') + (1−p) log((1−p)/(1−p')), see :meth:`DistributionFamily.kl`."""
         (z,), (new_z,) = old, new
-        return th.sigmoid(z) * (z - new_z) + F.softplus(new_z) - F.softplus(z)
+        taken = th.sigmoid(z) * (F.logsigmoid(z) - F.logsigmoid(new_z))
+        return _columns(taken + th.sigmoid(-z) * (F.logsigmoid(-z) - F.logsigmoid(-new_z)))
 
     def fisher(self, phi: Phi) -> Callable[[Phi], Phi]:
         """Return u → p (1 − p) u, see :meth:`DistributionFamily.fisher`."""
@@ -185,9 +194,17 @@ class TorchFamily(DistributionFamily):
         Find the family of a torch distribution.
 
         :param distribution: for example ``Beta(a, b)``
-        :return: its family, or None if torch knows no KL for it or not how to rebuild it from tensors
+        :return: its family, or None if torch knows no smooth KL for it or not how to rebuild it from tensors
         """
-        names = [name for name in distribution.arg_constraints if isinstance(vars(distribution).get(name), th.Tensor)]
+        if isinstance(distribution, _KINKED):
+            return None
+        constraints = list(distribution.arg_constraints)
+        # What was passed is an instance attribute, but for classes that keep an inner distribution, as Beta does.
+        given = [name for name in constraints if isinstance(vars(distribution).get(name), th.Tensor)]
+        names = given or [name for name in constraints if isinstance(getattr(distribution, name, None), th.Tensor)]
+        for synonyms in (("logits", "probs"), ("scale_tril", "covariance_matrix", "precision_matrix")):
+            same = [name for name in synonyms if name in names]
+            names = [name for name in names if name not in same[1:]]
         family = cls(type(distribution), names)
         try:
             phi = tuple(getattr(distribution, name).detach() for name in names)
@@ -198,34 +215,52 @@ class TorchFamily(DistributionFamily):
 
     def parameters(self, distribution: Distribution) -> Phi:
         """Return the tensors that the torch distribution is built from, see :meth:`DistributionFamily.parameters`."""
-        base = _base_distribution(distribution)
+        base = base_distribution(distribution)
         return tuple(getattr(base, name) for name in self.names)
 
     def kl(self, old: Phi, new: Phi) -> th.Tensor:
         """Return torch's registered KL, see :meth:`DistributionFamily.kl`."""
-        kl = th.distributions.kl_divergence(self._build(old), self._build(new))
-        return kl.reshape(kl.shape[0], -1)
+        return _columns(th.distributions.kl_divergence(self._build(old), self._build(new)))
 
     def fisher(self, phi: Phi) -> Callable[[Phi], Phi]:
         """Return u → (Hessian of the KL in its second argument) u, see :meth:`DistributionFamily.fisher`."""
         old = detach(phi)
         new = tuple(tensor.clone().requires_grad_() for tensor in old)
         with th.enable_grad():
-            slope = th.autograd.grad(self.kl(old, new).sum(), new, create_graph=True)
-        return lambda u: th.autograd.grad(slope, new, grad_outputs=u, retain_graph=True)
+            slope = th.autograd.grad(self.kl(old, new).sum(), new, create_graph=True, materialize_grads=True)
+
+        def multiply(u: Phi) -> Phi:
+            # What the KL does not depend on smoothly, a count of trials say, has a slope without a graph.
+            pairs = [(d, direction) for d, direction in zip(slope, u, strict=True) if d.requires_grad]
+            if not pairs:
+                return tuple(th.zeros_like(tensor) for tensor in u)
+            slopes, directions = zip(*pairs, strict=True)
+            return th.autograd.grad(slopes, new, grad_outputs=directions, retain_graph=True, materialize_grads=True)
+
+        return multiply
 
     def _build(self, phi: Phi) -> th.distributions.Distribution:
         arguments: dict[str, Any] = dict(zip(self.names, phi, strict=True))
         return self.torch_class(**arguments, validate_args=False)
 
 
-_FAMILIES: dict[type[Distribution], DistributionFamily] = {
-    DiagGaussianDistribution: NormalFamily(),  # SquashedDiagGaussianDistribution is a subclass
+_KINKED = (th.distributions.Laplace, th.distributions.Uniform, th.distributions.Pareto)
+"""Torch knows a KL for these, but its second derivative where both are equal is not the Fisher matrix."""
+
+_TORCH_FAMILIES: dict[type[th.distributions.Distribution], DistributionFamily] = {
+    th.distributions.Normal: NormalFamily(),
+    th.distributions.Categorical: CategoricalFamily(),
+    th.distributions.Bernoulli: BernoulliFamily(),
+}
+_SB3_FAMILIES: dict[type[Distribution], DistributionFamily] = {
+    DiagGaussianDistribution: NormalFamily(),
+    SquashedDiagGaussianDistribution: NormalFamily(),
     StateDependentNoiseDistribution: NormalFamily(),
     CategoricalDistribution: CategoricalFamily(),
     MultiCategoricalDistribution: CategoricalFamily(),
     BernoulliDistribution: BernoulliFamily(),
 }
+_REGISTERED: dict[type[Distribution], DistributionFamily] = {}
 
 
 def register_family(distribution_class: type[Distribution], family: DistributionFamily) -> None:
@@ -238,7 +273,7 @@ def register_family(distribution_class: type[Distribution], family: Distribution
     :param distribution_class: subclass of SB3's ``Distribution``; its own subclasses share the family
     :param family: its geometry
     """
-    _FAMILIES[distribution_class] = family
+    _REGISTERED[distribution_class] = family
 
 
 def family_of(distribution: Distribution) -> DistributionFamily | None:
@@ -248,19 +283,72 @@ def family_of(distribution: Distribution) -> DistributionFamily | None:
     :param distribution: what ``policy.get_distribution`` returns
     :return: the registered family, else that of its torch distribution, else None: only ``log_prob`` is known
     """
-    for cls in type(distribution).__mro__:
-        if cls in _FAMILIES:
-            return _FAMILIES[cls]
-    base = _base_distribution(distribution)
-    return None if base is None else TorchFamily.of(base)
+    # By exact class: a subclass of a normal policy, or of Normal, may well not be normal.
+    known = registered_family(distribution) or _SB3_FAMILIES.get(type(distribution))
+    base = base_distribution(distribution)
+    if known is not None or base is None:
+        return known
+    return _TORCH_FAMILIES.get(type(base)) or TorchFamily.of(base)
 
 
-def _base_distribution(distribution: Distribution) -> th.distributions.Distribution | None:
-    """Return the torch distribution inside, with ``Independent`` wrappers taken off: the sum over D does their work."""
+def registered_family(distribution: Distribution) -> DistributionFamily | None:
+    """
+    Look up what :func:`register_family` was given.
+
+    :param distribution: what ``policy.get_distribution`` returns
+    :return: the family of its class or nearest base class, None if there is none
+    """
+    found = (_REGISTERED[cls] for cls in type(distribution).__mro__ if cls in _REGISTERED)
+    return next(found, None)
+
+
+def base_distribution(distribution: Distribution) -> th.distributions.Distribution | None:
+    """
+    Take the wrappers off the torch distribution of an action distribution that change neither KL nor Fisher.
+
+    These are ``Independent``, whose sum is done by the sum over D, and bijections of the action without parameters of
+    their own, as a tanh.
+
+    :param distribution: what ``policy.get_distribution`` returns
+    :return: the torch distribution inside, None if there is none
+    """
     base: Any = getattr(distribution, "distribution", None)
-    while isinstance(base, th.distributions.Independent):
+    while _is_wrapper(base):
         base = base.base_dist
     return base if isinstance(base, th.distributions.Distribution) else None
+
+
+def _is_wrapper(distribution: object) -> bool:
+    if isinstance(distribution, th.distributions.TransformedDistribution):
+        return all(map(_is_fixed_bijection, distribution.transforms))
+    return isinstance(distribution, th.distributions.Independent)
+
+
+def _is_fixed_bijection(transform: th.distributions.Transform) -> bool:
+    if isinstance(transform, th.distributions.ComposeTransform):
+        return all(map(_is_fixed_bijection, transform.parts))
+    held = [value for name, value in vars(transform).items() if name != "_cached_x_y"]
+    return transform.bijective and not any(isinstance(value, (th.Tensor, th.distributions.Transform)) for value in held)
+
+
+def _columns(kl: th.Tensor) -> th.Tensor:
+    """Give each state one row, whatever the shape of its action: (N,), (N, A), (N, A, B) → (N, D)."""
+    return kl.reshape(kl.shape[0], -1)
+
+
+@contextmanager
+def without_validation() -> Iterator[None]:
+    """
+    Let torch build distributions of NaN and infinity, so that a step that overflows is refused and not raised.
+
+    Distributions made inside stay unvalidated; the default is put back at the end.
+    """
+    default = th.distributions.Distribution._validate_args
+    th.distributions.Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        th.distributions.Distribution.set_default_validate_args(default)
 
 
 def detach(phi: Phi) -> Phi:

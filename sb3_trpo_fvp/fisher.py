@@ -141,18 +141,18 @@ class KLHessian(FisherOperator):
         with th.enable_grad():
             kl = joint_kl(family, detach(phi), phi)
             if self.parameters:
-                self._slope = list(th.autograd.grad(kl, self.parameters, create_graph=True))
+                self._slope = list(th.autograd.grad(kl, self.parameters, create_graph=True, materialize_grads=True))
 
     def matvec(self, v: th.Tensor) -> th.Tensor:
         """Return ∇(∇KL · v), see :meth:`FisherOperator.matvec`."""
         if not self.parameters:
             return v.clone()
-        # The gradient of Σ_i (∇KL)_i v_i, without forming the sum.
-        return flatten(
-            th.autograd.grad(
-                self._slope, self.parameters, unflatten(v, self.parameters), retain_graph=True, materialize_grads=True
-            )
-        )
+        # The gradient of Σ_i (∇KL)_i v_i, without forming the sum; a slope without a graph is constant.
+        pairs = [(d, piece) for d, piece in zip(self._slope, unflatten(v, self.parameters), strict=True) if d.requires_grad]
+        if not pairs:
+            return th.zeros_like(v)
+        slopes, pieces = zip(*pairs, strict=True)
+        return flatten(th.autograd.grad(slopes, self.parameters, pieces, retain_graph=True, materialize_grads=True))
 
 
 class GaussNewton(FisherOperator):

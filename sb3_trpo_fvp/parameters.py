@@ -47,7 +47,7 @@ def split_parameters(policy: ActorCriticPolicy, observations: PyTorchObs) -> Par
     try:
         with evaluation_mode(policy), th.enable_grad():
             distribution = policy.get_distribution(one)
-            actor_ids = _leaf_ids(_tensors_of(getattr(distribution, "distribution", None) or vars(distribution)))
+            actor_ids = _leaf_ids(_tensors_of(distribution))
             actor_modules = frozenset(called)
             critic_ids = _leaf_ids([policy.predict_values(one)])
     finally:
@@ -70,7 +70,7 @@ def _tensors_of(value: object) -> Iterator[th.Tensor]:
             yield from _tensors_of(item)
     elif isinstance(value, dict):
         yield from _tensors_of(list(value.values()))
-    elif isinstance(value, (Distribution, th.distributions.Distribution)):
+    elif isinstance(value, (Distribution, th.distributions.Distribution, th.distributions.Transform)):
         yield from _tensors_of(vars(value))
 
 
@@ -141,6 +141,18 @@ def num_observations(observations: PyTorchObs) -> int:
     """
     first = next(iter(observations.values())) if isinstance(observations, dict) else observations
     return int(first.shape[0])
+
+
+def all_finite(values: PyTorchObs | Iterable[th.Tensor]) -> bool:
+    """
+    Look for NaN and infinity.
+
+    :param values: a tensor, or a dict or sequence of tensors
+    :return: whether there is none
+    """
+    if isinstance(values, th.Tensor):
+        return bool(th.isfinite(values).all())
+    return all(map(all_finite, values.values() if isinstance(values, dict) else values))
 
 
 def flatten(tensors: Sequence[th.Tensor], like: Sequence[th.Tensor] = ()) -> th.Tensor:

@@ -21,6 +21,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 from torch.nn.modules import module as torch_module
 
+from sb3_trpo_fvp.distributions import registered_family
 from sb3_trpo_fvp.layers import KNOWN, StackLinearization
 
 _DISTRIBUTIONS = (
@@ -45,7 +46,8 @@ def linearize_actor_stack(
     :return: outputs (μ, σ), (logits,) or one (logits) per categorical; None if the network is another
     """
     distribution = policy.action_dist
-    if type(distribution) not in _DISTRIBUTIONS or not _unchanged(policy, _ACTOR_METHODS):
+    own = registered_family(distribution) is not None
+    if own or type(distribution) not in _DISTRIBUTIONS or not _unchanged(policy, _ACTOR_METHODS):
         return None
     head = [*_extractor_layers(policy, "policy_net"), policy.action_net]
     found = _stack_and_input(policy, policy.pi_features_extractor, head, observations, parameters)

@@ -15,6 +15,7 @@ from sb3_trpo_fvp.critic import AdamCritic, CriticStats, CriticStatus, fit_criti
 from sb3_trpo_fvp.distributed import ALONE, Communicator, communicator
 from sb3_trpo_fvp.distributed.algorithm import DataParallelAlgorithm
 from sb3_trpo_fvp.distributed.statistics import pooled_explained_variance, pooled_moments
+from sb3_trpo_fvp.distributions import without_validation
 from sb3_trpo_fvp.fisher import FisherOperator, fisher_class
 from sb3_trpo_fvp.parameters import ParameterSplit, evaluation_mode, index_observations, split_parameters
 from sb3_trpo_fvp.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
@@ -154,19 +155,24 @@ class TRPO(DataParallelAlgorithm):
         self.kl_reduction = kl_reduction
         self.kl_estimator = kl_estimator
         self._warned: set[str] = set()
-        self._check_arguments()
         if _init_setup_model:
             self._setup_model()
+
+    def _setup_model(self) -> None:
+        # Here and not in the constructor: load() sets what was saved, or what its caller asks for, in between.
+        self._check_arguments()
+        super()._setup_model()
 
     def train(self) -> None:
         """Update actor and critic from the rollout buffer."""
         comm = communicator()
         self._update_learning_rate(self.policy.optimizer)
         rollout = self._whole_rollout()
-        split = split_parameters(self.policy, rollout.observations)
 
         started = time.perf_counter()
-        step = self._actor_step(rollout, split, comm)
+        with without_validation():
+            split = split_parameters(self.policy, rollout.observations)
+            step = self._actor_step(rollout, split, comm)
         actor_done = time.perf_counter()
         fit = fit_critic(AdamCritic(self.n_critic_updates, self.batch_size), self.policy, split, rollout, comm)
         critic_done = time.perf_counter()
@@ -321,7 +327,7 @@ class TRPO(DataParallelAlgorithm):
             warnings.warn(
                 f"`batch_size`={self.batch_size} does not divide the rollout of n_steps * n_envs = {size} states: the last "
                 f"minibatch of each critic epoch has {size % self.batch_size}.",
-                stacklevel=3,
+                stacklevel=4,
             )
 
     def _excluded_save_params(self) -> list[str]:
@@ -329,9 +335,12 @@ class TRPO(DataParallelAlgorithm):
 
 
 _NEEDS_ATTENTION: dict[StepStatus | CriticStatus, str] = {
-    StepStatus.NONFINITE_GRADIENT: "the actor was not updated: NaN or infinity in rewards, observations or the policy.",
+    StepStatus.NONFINITE_OBSERVATIONS: "the actor was not updated: look at the environment's observations.",
+    StepStatus.NONFINITE_ADVANTAGES: "the actor was not updated: look at the environment's rewards.",
+    StepStatus.NONFINITE_GRADIENT: "the actor was not updated: its distribution is close to deterministic or overflows.",
     StepStatus.NONFINITE_CURVATURE: "the actor was not updated: its distribution is close to deterministic or overflows.",
     StepStatus.NONPOSITIVE_CURVATURE: "the actor was not updated: raise `cg_damping`.",
+    CriticStatus.NONFINITE_OBSERVATIONS: "the critic was not updated: look at the environment's observations.",
     CriticStatus.NONFINITE_RETURNS: "the critic was not updated: NaN or infinity in the returns.",
     CriticStatus.DIVERGED: "the critic was restored: lower `learning_rate` or normalise the rewards.",
 }

@@ -15,7 +15,7 @@ from sb3_trpo_fvp.conjugate_gradient import CGSolution, CGStatus, conjugate_grad
 from sb3_trpo_fvp.distributed import ALONE, Communicator
 from sb3_trpo_fvp.distributions import detach, family_of, joint_kl, monte_carlo_kl
 from sb3_trpo_fvp.fisher import FisherOperator, prepare_actions, require_family
-from sb3_trpo_fvp.parameters import assign, flatten, num_observations
+from sb3_trpo_fvp.parameters import all_finite, assign, flatten, num_observations
 
 
 class StepStatus(Enum):
@@ -28,11 +28,15 @@ class StepStatus(Enum):
     ZERO_GRADIENT = 2
     """The surrogate has no slope: all advantages are equal, or no parameter is trainable."""
     NONFINITE_GRADIENT = 3
-    """NaN or infinity in advantages, observations or the policy: look at the environment's rewards and observations."""
+    """Finite data, but NaN or infinity in the gradient: the policy is close to deterministic or its weights are huge."""
     NONFINITE_CURVATURE = 4
     """NaN or infinity in the first Fisher-vector product: the policy is close to deterministic or its weights are huge."""
     NONPOSITIVE_CURVATURE = 5
     """The first direction has no curvature: raise cg_damping."""
+    NONFINITE_ADVANTAGES = 6
+    """NaN or infinity in the advantages: look at the environment's rewards, or at a critic that has diverged."""
+    NONFINITE_OBSERVATIONS = 7
+    """NaN or infinity in the observations: look at the environment."""
 
 
 @dataclass(frozen=True)
@@ -235,9 +239,10 @@ def trust_region_step(
     shs = _undamped_quadratic_form(solution, damping)
     if shs is None:
         shs = float(th.dot(s, curvature(s)))
-    g_norm = float(th.linalg.vector_norm(g))
+    # In double precision: squares of a finite gradient may overflow.
+    g_norm = float(th.linalg.vector_norm(g.double()))
     stats = TrustRegionStats(
-        status=_status_without_step(g, solution, shs),
+        status=_status_without_step(problem, g, solution, shs),
         cg_status=solution.status,
         cg_steps=solution.num_steps,
         cg_residual=solution.residual_norm / g_norm if 0.0 < g_norm < math.inf else 0.0,
@@ -249,7 +254,7 @@ def trust_region_step(
         return stats
 
     beta = math.sqrt(2.0 * target_kl / shs)
-    slope = beta * float(th.dot(g, s))
+    slope = beta * float(th.dot(g.double(), s.double()))
     stats = replace(stats, beta=beta, predicted_improvement=slope)
     old = [parameter.detach().clone() for parameter in parameters]
     theta, step = flatten(old), beta * s
@@ -257,9 +262,12 @@ def trust_region_step(
     try:
         for backtracks in range(max_iterations):
             fraction = shrinking_factor**backtracks
-            assign(parameters, theta + fraction * step)
+            candidate = theta + fraction * step
+            assign(parameters, candidate)
             trial = problem.evaluate()
-            accepted = trial.is_finite and trial.constraint <= target_kl and trial.improvement > 0.0
+            # A saturated unit hides an infinite weight from surrogate and KL.
+            finite = trial.is_finite and all_finite(candidate)
+            accepted = finite and trial.constraint <= target_kl and trial.improvement > 0.0
             if accepted:
                 break
     finally:
@@ -291,10 +299,13 @@ def _undamped_quadratic_form(solution: CGSolution, damping: float) -> float | No
     return None if solution.num_steps > 0 and digits_lost else shs
 
 
-def _status_without_step(g: th.Tensor, solution: CGSolution, shs: float) -> StepStatus:
+def _status_without_step(problem: SurrogateProblem, g: th.Tensor, solution: CGSolution, shs: float) -> StepStatus:
     """Name what keeps the direction from being tried; LINE_SEARCH_FAILED if nothing does, until a step is accepted."""
-    if not bool(th.isfinite(g).all()):
-        return StepStatus.NONFINITE_GRADIENT
+    if not all_finite(g):
+        if not problem.comm.all(all_finite(problem.observations)):
+            return StepStatus.NONFINITE_OBSERVATIONS
+        finite = problem.comm.all(all_finite(problem.advantages))
+        return StepStatus.NONFINITE_GRADIENT if finite else StepStatus.NONFINITE_ADVANTAGES
     if solution.status is CGStatus.ZERO_RHS:
         return StepStatus.ZERO_GRADIENT
     if solution.num_steps == 0 or not shs > 0.0 or not math.isfinite(shs):

@@ -1,0 +1,204 @@
+"""Sweep files, and the translation of one sweep run into a command line of RL-Zoo's ``train``."""
+
+import hashlib
+import itertools
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sb3_trpo_fvp.zoo.checks import UserError
+from sb3_trpo_fvp.zoo.configs import find_config
+
+METRIC = "eval/mean_reward"
+"""What sweeps maximise: the mean return of RL-Zoo's evaluations, logged by both algorithms."""
+
+ZOO_OPTIONS = {
+    "env": "--env",
+    "seed": "--seed",
+    "n_timesteps": "--n-timesteps",
+    "eval_freq": "--eval-freq",
+    "eval_episodes": "--eval-episodes",
+    "n_eval_envs": "--n-eval-envs",
+    "num_threads": "--num-threads",
+    "save_freq": "--save-freq",
+    "log_interval": "--log-interval",
+    "vec_env": "--vec-env",
+    "device": "--device",
+    "verbose": "--verbose",
+    "conf_file": "--conf-file",
+}
+"""Parameters of a sweep that are options of RL-Zoo; every other one is a hyperparameter."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """
+    One run of a sweep: RL-Zoo's options and the hyperparameters that it overrides.
+
+    :param parameters: the sweep's parameters as they were given, which identify the run
+    :param variant: the algorithm with the settings written beside its name, e.g. ``trpo_fvp fisher=empirical``
+    :param algo: RL-Zoo's key of the algorithm
+    :param options: options of RL-Zoo by parameter name, without the algorithm
+    :param hyperparams: hyperparameters that override those of the file
+    """
+
+    parameters: Mapping[str, Any]
+    variant: str
+    algo: str
+    options: Mapping[str, Any]
+    hyperparams: Mapping[str, Any]
+
+    @classmethod
+    def from_parameters(cls, parameters: Mapping[str, Any]) -> "Run":
+        """
+        :param parameters: what the sweep sets: ``algo``, ``env``, ``seed``, options of RL-Zoo, and hyperparameters. ``algo``
+            may carry settings, ``trpo_fvp fisher=empirical``, so that one grid holds algorithms with different arguments.
+        :return: the run
+        :raises UserError: if it names no algorithm or no environment, or its settings cannot be read
+        """
+        for name in ("algo", "env"):
+            if not isinstance(parameters.get(name), str):
+                msg = f"a run needs `{name}` (a string), got {parameters.get(name)!r}"
+                raise UserError(msg)
+        variant = " ".join(parameters["algo"].split())
+        algo, *settings = variant.split()
+        merged = {key: value for key, value in parameters.items() if key != "algo"}
+        for setting in settings:
+            key, equals, value = setting.partition("=")
+            if not equals:
+                msg = f"settings beside the algorithm are written key=value, got {setting!r} in {variant!r}"
+                raise UserError(msg)
+            merged[key] = yaml.safe_load(value)
+        return cls(
+            parameters=dict(parameters),
+            variant=variant,
+            algo=algo,
+            options={key: value for key, value in merged.items() if key in ZOO_OPTIONS},
+            hyperparams={key: value for key, value in merged.items() if key not in ZOO_OPTIONS},
+        )
+
+    @property
+    def name(self) -> str:
+        """The name of the run's folder: readable, and different for different parameters."""
+        digest = hashlib.sha256(json.dumps(self.parameters, sort_keys=True).encode()).hexdigest()[:8]
+        readable = f"{self.variant}__{self.options['env']}__seed{self.options.get('seed', 'x')}"
+        return f"{re.sub(r'[^A-Za-z0-9_.=-]+', '-', readable)}__{digest}"
+
+    def zoo_arguments(self, log_folder: str | Path) -> list[str]:
+        """
+        :param log_folder: where RL-Zoo puts its files; one folder a run, since parallel runs race for RL-Zoo's numbers
+        :return: the command line of RL-Zoo's ``train``
+        :raises UserError: if the hyperparameter file does not exist
+        """
+        args = ["--algo", self.algo, "--log-folder", str(log_folder)]
+        for key, value in self.options.items():
+            if key == "conf_file":
+                found = find_config(value)
+                if found is None:
+                    msg = f"no hyperparameter file {value!r}"
+                    raise UserError(msg)
+                value = found
+            args += [ZOO_OPTIONS[key], str(value)]
+        if self.hyperparams:
+            # RL-Zoo evaluates what follows the colon: repr keeps strings strings.
+            args += ["--hyperparams", *(f"{key}:{value!r}" for key, value in self.hyperparams.items())]
+        return args
+
+    def wandb_arguments(self, project: str, entity: str | None = None) -> list[str]:
+        """
+        The same scheme for both algorithms: a group is one curve over its seeds, the environment's tag selects a plot.
+
+        :param project: the project in Weights & Biases
+        :param entity: the entity, if it is not the user's default
+        :return: the options of RL-Zoo's ``train`` that track the run
+        """
+        args = ["--track", "--wandb-project-name", project, "--wandb-group", f"{self.options['env']} {self.variant}"]
+        args += ["--wandb-entity", entity] if entity else []
+        return [*args, "--wandb-tags", self.options["env"], self.algo]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """
+    A sweep file of Weights & Biases.
+
+    :param path: the file
+    :param method: ``grid``, ``random`` or ``bayes``
+    :param parameters: the specification of each parameter, as in the file
+    :param project: the project that the file names
+    """
+
+    path: Path
+    method: str
+    parameters: Mapping[str, Mapping[str, Any]]
+    project: str = "sb3-trpo-fvp"
+
+    @classmethod
+    def load(cls, name: str | Path, overrides: Mapping[str, Any] | None = None) -> "Sweep":
+        """
+        :param name: path of a sweep file, or its name among this project's (``benchmark``)
+        :param overrides: values, or lists of values, to use instead of the file's
+        :return: the sweep
+        :raises UserError: if there is no such file, or it is not a sweep
+        """
+        path = find_config(str(name)) or find_config(f"sweeps/{name}") or find_config(f"sweeps/{name}.yaml")
+        if path is None:
+            known = Path(find_config("sweeps/benchmark.yaml") or ".").parent.glob("*.yaml")
+            msg = f"no sweep file {str(name)!r}; this project's are: {', '.join(sorted(file.stem for file in known))}"
+            raise UserError(msg)
+        try:
+            content = yaml.safe_load(Path(path).read_text())
+        except yaml.YAMLError as error:
+            msg = f"{path} is not valid YAML: {error}"
+            raise UserError(msg) from error
+        if not isinstance(content, dict) or not isinstance(content.get("parameters"), dict) or "method" not in content:
+            msg = f"{path} is not a sweep file: it needs `method` and `parameters`"
+            raise UserError(msg)
+        parameters = dict(content["parameters"])
+        for key, value in (overrides or {}).items():
+            parameters[key] = {"values": value} if isinstance(value, list) else {"value": value}
+        return cls(Path(path), content["method"], parameters, content.get("project") or cls.project)
+
+    def runs(self) -> list[Run]:
+        """
+        Every run of a grid, the last parameter varying fastest.
+
+        :return: the runs
+        :raises UserError: if the sweep is no grid: the next run of a search depends on the server's view of the earlier ones
+        """
+        if self.method != "grid":
+            msg = (
+                f"{self.path.name} is a {self.method!r} sweep, and only grids run without a server: "
+                f"start it with `wandb sweep {self.path}` and `wandb agent`"
+            )
+            raise UserError(msg)
+        choices: dict[str, list[Any]] = {}
+        for key, specification in self.parameters.items():
+            if "values" in specification:
+                choices[key] = list(specification["values"])
+            elif "value" in specification:
+                choices[key] = [specification["value"]]
+            else:
+                msg = (
+                    f"{self.path.name}: a grid's parameter needs `value` or `values`, got {dict(specification)!r} for {key!r}"
+                )
+                raise UserError(msg)
+        runs = [
+            Run.from_parameters(dict(zip(choices, values, strict=True))) for values in itertools.product(*choices.values())
+        ]
+        return list({run.name: run for run in runs}.values())
+
+
+def wandb_project() -> tuple[str, str | None]:
+    """
+    Find out where runs go.
+
+    :return: project and entity of the agent that started this process, or this project's name and the user's default
+    """
+    return os.environ.get("WANDB_PROJECT") or Sweep.project, os.environ.get("WANDB_ENTITY")

@@ -1,0 +1,115 @@
+"""``sb3-trpo-fvp sweep-run``: one run of a sweep, started by ``wandb agent`` or by this project's local runner."""
+
+import json
+import os
+import platform
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from sb3_trpo_fvp import __version__
+from sb3_trpo_fvp.zoo.checks import ArgumentParser, UserError
+from sb3_trpo_fvp.zoo.results import FINISHED
+from sb3_trpo_fvp.zoo.sweep import Run, wandb_project
+
+PROGRESS = "progress"
+"""The file in a run's folder that tells the runner how far it is."""
+
+
+def sweep_run(args: Sequence[str], train: Callable[[list[str]], int]) -> int:
+    """
+    :param args: the command line
+    :param train: trains with a command line of RL-Zoo's
+    :return: the exit code
+    :raises UserError: if the parameters are no JSON object
+    """
+    parser = ArgumentParser(prog="sb3-trpo-fvp sweep-run", description="Run one run of a sweep: what `wandb agent` calls.")
+    parser.add_argument(
+        "parameters", help='the parameters as one JSON object, e.g. \'{"algo": "trpo", "env": "Pendulum-v1"}\''
+    )
+    parser.add_argument("--output", help="the run's folder (default: logs/sweeps/SWEEP/RUN)", type=Path)
+    parser.add_argument("--no-wandb", action="store_true", help="do not track the run with Weights & Biases")
+    parser.add_argument("--wandb-project-name", help="project, where no agent sets it")
+    options = parser.parse_args(args)
+    try:
+        parameters = json.loads(options.parameters)
+    except json.JSONDecodeError as error:
+        msg = f"the parameters must be one JSON object: {error}"
+        raise UserError(msg) from error
+    if not isinstance(parameters, dict):
+        msg = f"the parameters must be one JSON object, got {options.parameters}"
+        raise UserError(msg)
+
+    run = Run.from_parameters(parameters)
+    folder = options.output or Path("logs", "sweeps", os.environ.get("WANDB_SWEEP_ID", "local"), run.name)
+    folder = folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    zoo_args = run.zoo_arguments(folder)
+    if not options.no_wandb:
+        project, entity = wandb_project()
+        zoo_args += run.wandb_arguments(options.wandb_project_name or project, entity)
+    _enter(folder)
+    _end_on_signals()
+
+    from sb3_trpo_fvp.zoo.manager import ExperimentManager
+
+    ExperimentManager.progress_file = folder / PROGRESS
+    started = time.time()
+    code = train(zoo_args)
+    if code == 0:
+        _mark_finished(folder, run, time.time() - started)
+    return code
+
+
+def _enter(folder: Path) -> None:
+    """RL-Zoo, W&B and MuJoCo write into the working directory: without their own, runs of one second share their logs."""
+    for variable in ("WANDB_SWEEP_PARAM_PATH", "WANDB_DIR"):
+        if os.environ.get(variable):
+            os.environ[variable] = os.path.abspath(os.environ[variable])
+    os.chdir(folder)
+
+
+def _end_on_signals() -> None:
+    """RL-Zoo takes Ctrl-C for the end of a training and saves the model; a run of a sweep that is stopped is not finished."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)
+
+
+def _mark_finished(folder: Path, run: Run, seconds: float) -> None:
+    zoo_folder = max(folder.glob(f"{run.algo}/*/"), key=os.path.getmtime)
+    content = {
+        "name": run.name,
+        "variant": run.variant,
+        "parameters": dict(run.parameters),
+        "seconds": seconds,
+        "folder": str(zoo_folder.relative_to(folder)),
+        "versions": versions(),
+    }
+    temporary = folder / f"{FINISHED}.tmp"
+    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(temporary, folder / FINISHED)
+
+
+def versions() -> dict[str, Any]:
+    """
+    Say what a result was made with.
+
+    :return: the versions of the packages that it depends on, and the machine's kind
+    """
+    found: dict[str, Any] = {"python": platform.python_version(), "machine": platform.machine(), "cpus": os.cpu_count()}
+    found["sb3-trpo-fvp"] = __version__
+    for package in ("sb3_contrib", "stable_baselines3", "rl_zoo3", "torch", "gymnasium", "mujoco", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found
