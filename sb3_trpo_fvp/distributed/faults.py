@@ -38,15 +38,14 @@ class RollCall:
         with suppress(RuntimeError):  # the store is gone with the rank that hosted it
             self._store.set(str(self.rank), what_happened)
 
-    def wait(self, seconds: float = GRACE_SECONDS) -> dict[int, str]:
+    def wait(self) -> dict[int, str]:
         """
-        Wait until every rank has answered.
+        Wait until every rank has answered, or the grace is over.
 
-        :param seconds: how long at most
         :return: the answers that came, by rank
         :raises RuntimeError: if the store cannot be reached
         """
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + GRACE_SECONDS
         answers = {}
         for rank in range(self.world_size):
             key = str(rank)
