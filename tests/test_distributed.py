@@ -33,7 +33,14 @@ from sb3_trpo_fvp.distributed.statistics import merge_running_statistics, pooled
 from sb3_trpo_fvp.parameters import flatten
 
 N_ENVS, N_STEPS = 8, 64
-SPLITS = {"gauss_newton": (4, 4), "kl_hessian": (4, 4), "empirical": (4, 4), "unequal": (3, 5), "thinned": (4, 4)}
+SPLITS = {
+    "gauss_newton": (4, 4),
+    "kl_hessian": (4, 4),
+    "empirical": (4, 4),
+    "unequal": (3, 5),
+    "thinned": (4, 4),
+    "gauss_newton_critic": (3, 5),
+}
 PER_RANK = 2
 
 
@@ -98,6 +105,8 @@ def _options(case: str, batch_size: int) -> dict[str, Any]:
     options["policy_kwargs"] = {"features_extractor_class": DoubleFlatten}
     if case == "thinned":
         return {**options, "sub_sampling_factor": 2, "fisher_sub_sampling_factor": 2}
+    if case == "gauss_newton_critic":
+        return {**options, "critic": "gauss_newton"}
     return {**options, "fisher": "gauss_newton" if case == "unequal" else case}
 
 
@@ -384,9 +393,9 @@ def test_torchrun_stops_when_a_rank_is_killed_and_the_last_checkpoint_loads(tmp_
     # torchrun's own report, the rank and the signal; the survivor's message comes first if it is quicker.
     assert "SIGKILL" in done.stderr
     assert "rank      : 1" in done.stderr
-    checkpoints = sorted((tmp_path / "checkpoints").iterdir())
-    assert [path.name for path in checkpoints] == ["rl_model_192_steps.zip", "rl_model_64_steps.zip"]
-    assert TRPO.load(checkpoints[0]).num_timesteps == 192
+    # Rank 1 dies in the third rollout; rank 0 may be stopped while it saves at the end of its part of that.
+    steps = [TRPO.load(path).num_timesteps for path in (tmp_path / "checkpoints").glob("*.zip")]
+    assert sorted(steps)[:2] == [64, 192]
 
 
 # ------------------------------------------------------------------------------------------------------ in one process

@@ -7,7 +7,7 @@ import warnings
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
@@ -55,6 +55,8 @@ class DataParallelAlgorithm(OnPolicyAlgorithm):
     which calls :meth:`_end_update` when it is done.
     """
 
+    _taken_over: ClassVar[tuple[str, ...]] = ("num_timesteps", "_n_updates")
+    """Attributes beside the networks and running statistics that all ranks take over from rank 0."""
     _bases: tuple[RunningMeanStd, ...] = ()
     """The ``VecNormalize`` statistics that all ranks last agreed on."""
 
@@ -184,11 +186,12 @@ class DataParallelAlgorithm(OnPolicyAlgorithm):
         os.replace(partial, target)
 
     def _take_over_from_rank_0(self, comm: Communicator) -> None:
-        """Begin with rank 0's parameters, optimizer state, counters and running statistics."""
+        """Begin with rank 0's parameters, optimizer state, running statistics and what :attr:`_taken_over` names."""
         state = io.BytesIO()
         th.save({"policy": self.policy.state_dict(), "optimizer": self.policy.optimizer.state_dict()}, state)
         statistics = [] if self._vec_normalize_env is None else running_statistics(self._vec_normalize_env)
-        written, counters, bases = comm.broadcast((state.getvalue(), (self.num_timesteps, self._n_updates), tuple(statistics)))
+        attributes = {name: getattr(self, name) for name in self._taken_over}
+        written, attributes, bases = comm.broadcast((state.getvalue(), attributes, tuple(statistics)))
         self._bases = bases
         if comm.rank == 0:
             self._bases = tuple(statistic.copy() for statistic in statistics)
@@ -196,7 +199,8 @@ class DataParallelAlgorithm(OnPolicyAlgorithm):
         loaded = th.load(io.BytesIO(written), map_location=self.device, weights_only=True)
         self.policy.load_state_dict(loaded["policy"])
         self.policy.optimizer.load_state_dict(loaded["optimizer"])
-        self.num_timesteps, self._n_updates = counters
+        for name, value in attributes.items():
+            setattr(self, name, value)
         for statistic, base in zip(statistics, bases, strict=True):
             statistic.mean, statistic.var, statistic.count = base.mean.copy(), base.var.copy(), base.count
 
@@ -250,4 +254,5 @@ def _flat(callback: Any) -> list[Any]:
 
 def _is_known(callback: Any) -> bool:
     """Whether it logs, saves, evaluates or stops, as the ecosystem's own callbacks do."""
-    return type(callback).__module__.partition(".")[0] in ("stable_baselines3", "sb3_contrib", "rl_zoo3", "wandb")
+    packages = ("stable_baselines3", "sb3_contrib", "sb3_trpo_fvp", "rl_zoo3", "wandb")
+    return type(callback).__module__.partition(".")[0] in packages
