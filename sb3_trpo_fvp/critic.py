@@ -94,10 +94,10 @@ class ValueFunction:
         """
         features = self._features
         if features is None:
-            return self.policy.predict_values(self._states(index))
+            return self.policy.predict_values(self._states(index)).reshape(-1, 1)
         features = features if index is None else features[index]
         values: th.Tensor = self.policy.value_net(self.policy.mlp_extractor.forward_critic(features))
-        return values
+        return values.reshape(-1, 1)
 
     def linearize(self, index: th.Tensor | None = None) -> StackLinearization | GraphLinearization:
         """

@@ -9,8 +9,10 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, RolloutBufferSamples, Schedule
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_trpo_fvp.critic import AdamCritic, CriticFit, CriticStats, CriticStatus, fit_critic
 from sb3_trpo_fvp.distributed import ALONE, Communicator, communicator
@@ -21,6 +23,7 @@ from sb3_trpo_fvp.fisher import FisherOperator, fisher_class
 from sb3_trpo_fvp.gauss_newton_critic import GaussNewtonCritic
 from sb3_trpo_fvp.parameters import ParameterSplit, evaluation_mode, index_observations, split_parameters
 from sb3_trpo_fvp.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
+from sb3_trpo_fvp.rollouts import collect, plain_sampler
 from sb3_trpo_fvp.trust_region import StepStatus, SurrogateProblem, TrustRegionStats, trust_region_step
 
 SelfTRPO = TypeVar("SelfTRPO", bound="TRPO")
@@ -177,6 +180,22 @@ class TRPO(DataParallelAlgorithm):
         self._check_arguments()
         super()._setup_model()
 
+    def _collect(self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int) -> bool:
+        """
+        Fill the rollout buffer, by the shorter way of :mod:`sb3_trpo_fvp.rollouts` where policy and buffer allow it.
+
+        :param env: the training environments
+        :param callback: called at each step, and at the beginning and the end
+        :param rollout_buffer: to fill
+        :param n_rollout_steps: steps in each environment
+        :return: False if the callback ended the training
+        """
+        self.policy.set_training_mode(False)
+        sample = plain_sampler(self.policy, rollout_buffer)
+        if sample is None:
+            return super()._collect(env, callback, rollout_buffer, n_rollout_steps)
+        return collect(self, sample, env, callback, rollout_buffer, n_rollout_steps)
+
     def train(self) -> None:
         """Update actor and critic from the rollout buffer."""
         comm = communicator()
@@ -257,8 +276,9 @@ class TRPO(DataParallelAlgorithm):
         explained = pooled_explained_variance(buffer.values.flatten(), buffer.returns.flatten(), communicator())
         record("train/explained_variance", explained)
         record("train/is_line_search_success", float(accepted))
-        if hasattr(self.policy, "log_std"):
-            record("train/std", th.exp(self.policy.log_std).mean().item())
+        log_std = getattr(self.policy, "log_std", None)
+        if isinstance(log_std, th.Tensor):
+            record("train/std", log_std.detach().exp().mean().item())
         record("train/n_updates", self._n_updates, exclude="tensorboard")
 
         for key in (
