@@ -151,6 +151,14 @@ def sweep_run(args: Sequence[str]) -> int:
     return sweep_run(args, lambda zoo_args: _train("sweep-run", zoo_args))
 
 
+def compare(args: Sequence[str]) -> int:
+    """Train sb3-contrib's TRPO and this one side by side: a table, a figure, a JSON file."""
+    _register()
+    from sb3_trpo_fvp.zoo.compare import compare
+
+    return compare(args)
+
+
 def configs(args: Sequence[str]) -> int:
     """Print the folder of the hyperparameter and sweep files."""
     print(config_folder())
@@ -163,6 +171,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "record-video": record_video,
     "optimize": optimize,
     "all-plots": all_plots,
+    "compare": compare,
     "sweep": sweep,
     "sweep-run": sweep_run,
     "configs": configs,

@@ -2,17 +2,29 @@
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy, BaseModel
 from stable_baselines3.common.type_aliases import PyTorchObs
-from torch.nn import functional as F
 
-from sb3_trpo_fvp.parameters import ParameterSplit, all_finite, evaluation_mode, index_observations, num_observations
+from sb3_trpo_fvp.layers import StackLinearization
+from sb3_trpo_fvp.linearization import GraphLinearization
+from sb3_trpo_fvp.parameters import (
+    ParameterSplit,
+    all_finite,
+    evaluation_mode,
+    flatten,
+    index_observations,
+    num_observations,
+    unflatten,
+)
+from sb3_trpo_fvp.stacks import critic_stack
 
 
 class CriticStatus(Enum):
@@ -28,6 +40,12 @@ class CriticStatus(Enum):
     """The fit ended in NaN or infinity; critic and optimizer were restored. Lower the learning rate, normalise rewards."""
     NONFINITE_OBSERVATIONS = 4
     """NaN or infinity among the observations: the critic was left alone. Look at the environment."""
+    NO_DESCENT = 5
+    """No step that was tried lowered the loss: the critic is bit for bit as it was, the damping is raised for the next."""
+    ZERO_GRADIENT = 6
+    """The loss has no slope: the critic was left alone."""
+    NONFINITE_VALUES = 7
+    """NaN or infinity among the values or their derivatives: the critic was left alone. Look at the observations."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +54,8 @@ class CriticStats:
     What happened in a critic fit.
 
     :param status: how it ended
-    :param loss: mean squared error over the minibatches, in squared units of the return; NaN if none was computed
+    :param loss: mean squared error, over the minibatches or as the fit says, in squared units of the return; NaN if none
+        was computed
     """
 
     status: CriticStatus
@@ -61,24 +80,45 @@ class ValueFunction:
         self.size = num_observations(observations)
         self._observations = observations
         self._features = _constant_features(policy, split, observations)
+        self._stack = critic_stack(policy, split.critic)
 
     def __call__(self, index: th.Tensor | None = None) -> th.Tensor:
         """
         Predict values.
 
         :param index: which states, (n,) integers; all if None
-        :return: shape (n,)
+        :return: shape (n, 1)
         """
-        if self._features is None:
-            observations = self._observations if index is None else index_observations(self._observations, index)
-            return self.policy.predict_values(observations).flatten()
-        features = self._features if index is None else self._features[index]
+        features = self._features
+        if features is None:
+            return self.policy.predict_values(self._states(index)).reshape(-1, 1)
+        features = features if index is None else features[index]
         values: th.Tensor = self.policy.value_net(self.policy.mlp_extractor.forward_critic(features))
-        return values.flatten()
+        return values.reshape(-1, 1)
+
+    def linearize(self, index: th.Tensor | None = None) -> StackLinearization | GraphLinearization:
+        """
+        Predict values and linearise them in the critic's parameters, as these are now.
+
+        :param index: which states, (n,) integers; all if None
+        :return: with one output of shape (n, 1)
+        """
+        if self._stack is None:
+            with th.enable_grad():
+                return GraphLinearization([self(index)], self.parameters)
+        if self._features is None:
+            return self._stack.linearize(self._stack.features(self._states(index)))
+        return self._stack.linearize(self._features if index is None else self._features[index])
+
+    def _states(self, index: th.Tensor | None) -> PyTorchObs:
+        return self._observations if index is None else index_observations(self._observations, index)
 
 
 class CriticFit(ABC):
-    """A way to fit the critic, chosen by ``TRPO(..., critic=...)``; state kept between updates is saved with the model."""
+    """A way to fit the critic, chosen by ``TRPO(..., critic=...)``."""
+
+    training_mode: ClassVar[bool] = True
+    """Whether modules that only the critic uses are in training mode while it is fitted."""
 
     @abstractmethod
     def fit(self, values: ValueFunction, returns: th.Tensor) -> CriticStats:
@@ -106,21 +146,44 @@ class AdamCritic(CriticFit):
     def fit(self, values: ValueFunction, returns: th.Tensor) -> CriticStats:
         """Do the epochs, see :meth:`CriticFit.fit`."""
         optimizer = values.policy.optimizer
-        # Gradients are left on the critic's parameters alone: an optimizer passes over those that have none.
+        # Gradients lie on the critic's parameters alone: an optimizer passes over those that have none.
         optimizer.zero_grad(set_to_none=True)
+        gradient = flatten([th.zeros_like(parameter) for parameter in values.parameters])
+        for parameter, piece in zip(values.parameters, unflatten(gradient, values.parameters), strict=True):
+            parameter.grad = piece
         losses = []
-        for _ in range(self.n_epochs):
-            permutation = th.as_tensor(np.random.permutation(values.size), device=returns.device)
-            for index in th.split(permutation, self.batch_size):
-                predicted = values(index)
-                loss = F.mse_loss(predicted, returns[index].to(predicted.dtype))
-                gradients = th.autograd.grad(loss, values.parameters, allow_unused=True)
-                for parameter, gradient in zip(values.parameters, gradients, strict=True):
-                    parameter.grad = gradient
-                optimizer.step()
-                losses.append(loss.detach())
+        with _fused(optimizer):
+            for _ in range(self.n_epochs):
+                permutation = th.as_tensor(np.random.permutation(values.size), device=returns.device)
+                for index in th.split(permutation, self.batch_size):
+                    predicted = values.linearize(index)
+                    error = predicted.outputs[0] - returns[index].unsqueeze(1)
+                    # The gradient of the mean of the squared errors.
+                    predicted.vjp([error * (2.0 / len(index))], out=gradient.zero_())
+                    optimizer.step()
+                    losses.append(error.square().mean())
         optimizer.zero_grad(set_to_none=True)
         return CriticStats(CriticStatus.FITTED, float(th.stack(losses).mean()) if losses else math.nan)
+
+
+@contextmanager
+def _fused(optimizer: th.optim.Optimizer) -> Iterator[None]:
+    """Let Adam update all parameters in one kernel for the while, where nobody has chosen an implementation."""
+    groups = [
+        group
+        for group in optimizer.param_groups
+        if type(optimizer) in (th.optim.Adam, th.optim.AdamW)
+        and not any(group.get(name) for name in ("fused", "foreach", "capturable", "differentiable"))
+        and all(parameter.device.type == "cpu" and parameter.is_floating_point() for parameter in group["params"])
+    ]
+    chosen = [(group["fused"], group["foreach"]) for group in groups]
+    for group in groups:
+        group["fused"], group["foreach"] = True, False
+    try:
+        yield
+    finally:
+        for group, (fused, foreach) in zip(groups, chosen, strict=True):
+            group["fused"], group["foreach"] = fused, foreach
 
 
 def fit_critic(critic: CriticFit, policy: ActorCriticPolicy, split: ParameterSplit, rollout: Any) -> CriticStats:
@@ -147,7 +210,7 @@ def fit_critic(critic: CriticFit, policy: ActorCriticPolicy, split: ParameterSpl
     optimizer = policy.optimizer
     old_state = _copy_state(optimizer, split)
     critic_modules = [module for module in policy.modules() if module not in split.actor_modules]
-    with evaluation_mode(policy, but_for=critic_modules):
+    with evaluation_mode(policy, but_for=critic_modules if critic.training_mode else ()):
         stats = critic.fit(ValueFunction(policy, split, rollout.observations), rollout.returns)
     # An infinite loss tells of an overflow even where the optimizer keeps its steps bounded.
     if all_finite(split.critic) and not math.isinf(stats.loss):
@@ -157,7 +220,7 @@ def fit_critic(critic: CriticFit, policy: ActorCriticPolicy, split: ParameterSpl
             parameter.copy_(tensor)
             optimizer.state.pop(parameter, None)
         optimizer.state.update(old_state)
-    return CriticStats(CriticStatus.DIVERGED, stats.loss)
+    return replace(stats, status=CriticStatus.DIVERGED)
 
 
 def _copy_state(optimizer: th.optim.Optimizer, split: ParameterSplit) -> dict[th.Tensor, dict[str, Any]]:
@@ -182,8 +245,8 @@ def _constant_features(policy: ActorCriticPolicy, split: ParameterSplit, observa
     critic_parameters = {id(parameter) for parameter in split.critic}
     if any(id(parameter) in critic_parameters for parameter in extractor.parameters()):
         return None
-    # A module of the critic alone is in training mode now, and may draw random numbers.
-    if any(module not in split.actor_modules for module in extractor.modules() if not list(module.children())):
+    # A module in training mode, of the critic alone, may draw random numbers.
+    if any(module.training for module in extractor.modules() if not list(module.children())):
         return None
     with th.no_grad():
         return BaseModel.extract_features(policy, observations, extractor)

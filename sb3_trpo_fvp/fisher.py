@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 import torch as th
-from gymnasium import spaces
-from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
-from sb3_trpo_fvp.distributions import DistributionFamily, Phi, detach, family_of, joint_kl
-from sb3_trpo_fvp.layers import StackLinearization
-from sb3_trpo_fvp.linearization import GraphLinearization, Linearization
+from sb3_trpo_fvp.distributions import Phi, detach, joint_kl
+from sb3_trpo_fvp.linearization import Linearization
+from sb3_trpo_fvp.networks import linearize_distribution, linearize_log_prob, require_family
 from sb3_trpo_fvp.parameters import (
     evaluation_mode,
     flatten,
@@ -27,7 +25,6 @@ from sb3_trpo_fvp.parameters import (
     split_parameters,
     unflatten,
 )
-from sb3_trpo_fvp.stacks import linearize_actor_stack
 
 if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator
@@ -134,11 +131,11 @@ class KLHessian(FisherOperator):
 
     def __init__(self, policy: ActorCriticPolicy, observations: PyTorchObs, actions: th.Tensor | None = None, **kwargs: Any):
         super().__init__(policy, observations, actions, **kwargs)
-        distribution = _distribution(policy, observations)
-        family = require_family(distribution, self.name)
-        phi = family.parameters(distribution)
         self._slope: list[th.Tensor] = []
         with th.enable_grad():
+            distribution = policy.get_distribution(observations)
+            family = require_family(distribution, self.name)
+            phi = family.parameters(distribution)
             kl = joint_kl(family, detach(phi), phi)
             if self.parameters:
                 self._slope = list(th.autograd.grad(kl, self.parameters, create_graph=True, materialize_grads=True))
@@ -182,16 +179,10 @@ class GaussNewton(FisherOperator):
         super().__init__(policy, observations, actions, **kwargs)
         self._chunks = _Chunks(self, chunk_size)
 
-    def linearize(self, observations: PyTorchObs, actions: th.Tensor | None) -> "_Factor":
+    def factor(self, observations: PyTorchObs, actions: th.Tensor | None) -> "Factor":
         """Linearise φ and fix M, on some of the states."""
-        stack = linearize_actor_stack(self.policy, observations, self.parameters)
-        if stack is not None:
-            family = require_family(self.policy.action_dist, self.name)
-            return stack, family.fisher(stack.outputs)
-        distribution = _distribution(self.policy, observations)
-        family = require_family(distribution, self.name)
-        graph = GraphLinearization(family.parameters(distribution), self.parameters)
-        return graph, family.fisher(graph.outputs)
+        family, phi = linearize_distribution(self.policy, observations, self.parameters, self.name)
+        return phi, family.fisher(phi.outputs)
 
     def matvec(self, v: th.Tensor) -> th.Tensor:
         """Return JᵀMJv / N, see :meth:`FisherOperator.matvec`."""
@@ -227,28 +218,22 @@ class EmpiricalFisher(FisherOperator):
             raise ValueError(msg)
         self._chunks = _Chunks(self, chunk_size)
 
-    def linearize(self, observations: PyTorchObs, actions: th.Tensor | None) -> "_Factor":
-        """
-        Linearise log π(a|s) in θ, on some of the states: the rows of J are the scores, and M is the identity.
-
-        Where φ is linearised with less work and ∂log π/∂φ = u is known, M = uuᵀ comes to the same.
-        """
+    def factor(self, observations: PyTorchObs, actions: th.Tensor | None) -> "Factor":
+        """Linearise log π(a|s), on some of the states; M is the identity."""
         assert actions is not None
-        stack = linearize_actor_stack(self.policy, observations, self.parameters)
-        if stack is not None:
-            score = require_family(self.policy.action_dist, self.name).score(stack.outputs, actions)
-            if score is not None:
-                return stack, lambda tangent: _outer(score, tangent)
-        log_prob = _distribution(self.policy, observations).log_prob(prepare_actions(self.policy, actions))
-        return GraphLinearization([log_prob], self.parameters), lambda tangent: tangent
+        return linearize_log_prob(self.policy, observations, actions, self.parameters), lambda tangent: tangent
 
     def matvec(self, v: th.Tensor) -> th.Tensor:
         """Return Σ_t ∇log π_t (∇log π_t · v) / N, see :meth:`FisherOperator.matvec`."""
         return self._chunks.product(v)
 
 
-_Factor: TypeAlias = tuple[Linearization, Callable[[Phi], Phi]]
+Factor: TypeAlias = tuple[Linearization, Callable[[Phi], Phi]]
 """J, and the product with M."""
+
+
+CACHED_NUMBERS = 2**18
+"""Written-out products are done on so many activations at a time, about as many as a core's second-level cache holds."""
 
 
 class _Chunks:
@@ -265,30 +250,25 @@ class _Chunks:
             raise ValueError(msg)
         self._operator = operator
         self._size = num_observations(operator.observations)
-        first = self._factor(slice(0, chunk_size))
-        written_out = isinstance(first[0], StackLinearization)
-        chunk_size = chunk_size or self._size
+        per_state = self._factor(slice(0, 1))[0].kept_numbers
+        if chunk_size is None:
+            chunk_size = self._size if per_state is None else max(128, CACHED_NUMBERS // per_state)
         self._pieces = [slice(start, start + chunk_size) for start in range(0, self._size, chunk_size)]
-        self._kept = [first, *map(self._factor, self._pieces[1:])] if written_out or len(self._pieces) == 1 else None
+        keep = per_state is not None or len(self._pieces) == 1
+        self._kept = [self._factor(piece) for piece in self._pieces] if keep else None
 
-    def _factor(self, piece: slice) -> _Factor:
+    def _factor(self, piece: slice) -> Factor:
         operator = self._operator
         actions = None if operator.actions is None else operator.actions[piece]
         with evaluation_mode(operator.policy):
-            return operator.linearize(index_observations(operator.observations, piece), actions)
+            return operator.factor(index_observations(operator.observations, piece), actions)
 
     def product(self, v: th.Tensor) -> th.Tensor:
         """Sum over the chunks, each in turn."""
         total = th.zeros_like(v)
         for jacobian, metric in self._kept or map(self._factor, self._pieces):
-            total += jacobian.vjp(metric(jacobian.jvp(v)))
+            jacobian.vjp(metric(jacobian.jvp(v)), out=total)
         return total.div_(self._size)
-
-
-def _outer(score: Phi, tangent: Phi) -> Phi:
-    """Return u (uᵀt) for each state, u and t in pieces of shape (n, K_i)."""
-    along = sum((u * t).sum(1, keepdim=True) for u, t in zip(score, tangent, strict=True))
-    return tuple(u * along for u in score)
 
 
 FISHER_OPERATORS: dict[str, type[FisherOperator]] = {cls.name: cls for cls in (KLHessian, GaussNewton, EmpiricalFisher)}
@@ -344,38 +324,3 @@ def fisher_operator(
         actions = th.as_tensor(actions, device=device)
     with evaluation_mode(policy):
         return cls(policy, observations, actions, **kwargs)
-
-
-def prepare_actions(policy: ActorCriticPolicy, actions: th.Tensor) -> th.Tensor:
-    """
-    Give actions the form that ``Distribution.log_prob`` takes.
-
-    :param policy: whose actions
-    :param actions: (N, A) as rollout buffers hold them
-    :return: (N,) integers for Discrete spaces, else unchanged
-    """
-    return actions.long().flatten() if isinstance(policy.action_space, spaces.Discrete) else actions
-
-
-def require_family(distribution: Distribution, what: str) -> DistributionFamily:
-    """
-    Find the geometry of a distribution, or say how to do without it.
-
-    :param distribution: what ``policy.get_distribution`` returns
-    :param what: the option that needs it, for the message
-    :return: its family
-    :raises ValueError: if its KL is not known
-    """
-    family = family_of(distribution)
-    if family is None:
-        msg = (
-            f'"{what}" needs the KL divergence of {type(distribution).__name__}, which is not known: describe it with '
-            'register_family(), or train with fisher="empirical" and kl_estimator="monte_carlo"'
-        )
-        raise ValueError(msg)
-    return family
-
-
-def _distribution(policy: ActorCriticPolicy, observations: PyTorchObs) -> Distribution:
-    with th.enable_grad():
-        return policy.get_distribution(observations)

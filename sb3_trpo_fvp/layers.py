@@ -182,11 +182,11 @@ KNOWN: frozenset[type[nn.Module]] = ELEMENTWISE | {nn.Linear, nn.Conv2d, nn.Flat
 
 class StackLinearization(Linearization):
     """
-    The derivative of a stack of layers, written out.
+    The derivative of a stack of layers at one input, written out.
 
     :param modules: the layers, of classes in :data:`KNOWN`
     :param x: input, shape (n, ...)
-    :param parameters: in which to differentiate, P elements; the layers' others are held fixed
+    :param slots: where the parameters to differentiate in lie in a flat vector; the layers' others are held fixed
     :param log_std: of a diagonal Gaussian whose mean is the stack's output: outputs are (μ, σ) then
     :param sizes: cut the output's columns into pieces of these sizes (several categoricals)
     """
@@ -196,19 +196,16 @@ class StackLinearization(Linearization):
         self,
         modules: Sequence[nn.Module],
         x: th.Tensor,
-        parameters: Sequence[nn.Parameter],
+        slots: Slots,
         *,
         log_std: nn.Parameter | None = None,
         sizes: Sequence[int] | None = None,
     ):
-        slots: dict[th.Tensor, slice] = {}
-        start = 0
-        for parameter in parameters:
-            slots[parameter] = slice(start, start + parameter.numel())
-            start += parameter.numel()
         self._layers: list[_Linear | _Conv2d | _Elementwise | _Flatten] = []
+        kept = x.numel()
         for module in modules:
             y = module(x)
+            kept += y.numel()
             if isinstance(module, nn.Linear):
                 self._layers.append(_Linear(module, x, slots))
             elif isinstance(module, nn.Conv2d):
@@ -218,18 +215,20 @@ class StackLinearization(Linearization):
             else:
                 self._layers.append(_Elementwise(module, x, y))
             x = y
+        self.kept_numbers = kept
         with_parameters = [index for index, layer in enumerate(self._layers) if layer.has_parameters]
         self._lowest = min(with_parameters, default=len(self._layers))
+        self._num_parameters = max((slot.stop for slot in slots.values()), default=0)
         self._sizes = sizes
         self._std: th.Tensor | None = None
-        outputs: Sequence[th.Tensor] = [x]
+        self._log_std_slot: slice | None = None
+        self.outputs: tuple[th.Tensor, ...] = (x,)
         if log_std is not None:
             self._log_std_slot = slots.get(log_std)
             self._std = log_std.detach().exp().expand_as(x)
-            outputs = [x, self._std]
+            self.outputs = (x, self._std)
         elif sizes is not None:
-            outputs = th.split(x, list(sizes), dim=1)
-        super().__init__(outputs, start)
+            self.outputs = th.split(x, list(sizes), dim=1)
 
     @th.no_grad()
     def jvp(self, v: th.Tensor) -> tuple[th.Tensor, ...]:
@@ -249,7 +248,7 @@ class StackLinearization(Linearization):
     def vjp(self, u: Sequence[th.Tensor], out: th.Tensor | None = None) -> th.Tensor:
         """Return Jᵀu, see :meth:`Linearization.vjp`."""
         if out is None:
-            out = u[0].new_zeros(self.num_parameters)
+            out = u[0].new_zeros(self._num_parameters)
         if self._std is not None and self._log_std_slot is not None:
             out[self._log_std_slot] += (u[1] * self._std).sum(0)
         cotangent = u[0] if self._sizes is None else th.cat(list(u), dim=1)

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch as th
 from torch import nn
@@ -10,16 +11,10 @@ from sb3_trpo_fvp.parameters import flatten, unflatten
 
 
 class Linearization(ABC):
-    """
-    The derivative of outputs φ(θ) at θ_k: J (outputs by P) is never formed, only multiplied by.
+    """The derivative of outputs φ(θ) at θ_k: J, outputs by P, is never formed, only multiplied by."""
 
-    :param outputs: φ(θ_k), detached, tensors of any shapes
-    :param num_parameters: P
-    """
-
-    def __init__(self, outputs: Sequence[th.Tensor], num_parameters: int):
-        self.outputs = tuple(output.detach() for output in outputs)
-        self.num_parameters = num_parameters
+    kept_numbers: int | None = None
+    """How many activations are kept for the products, None where autograd does not tell."""
 
     @abstractmethod
     def jvp(self, v: th.Tensor) -> tuple[th.Tensor, ...]:
@@ -31,11 +26,12 @@ class Linearization(ABC):
         """
 
     @abstractmethod
-    def vjp(self, u: Sequence[th.Tensor]) -> th.Tensor:
+    def vjp(self, u: Sequence[th.Tensor], out: th.Tensor | None = None) -> th.Tensor:
         """
         Vector-Jacobian product u → Jᵀu.
 
         :param u: shaped as the outputs
+        :param out: add to this vector, shape (P,), and return it
         :return: shape (P,)
         """
 
@@ -52,42 +48,46 @@ class GraphLinearization(Linearization):
     """
 
     def __init__(self, outputs: Sequence[th.Tensor], parameters: Sequence[nn.Parameter]):
-        super().__init__(outputs, sum(parameter.numel() for parameter in parameters))
+        self.outputs = tuple(output.detach() for output in outputs)
         self._parameters = parameters
-        self._differentiable = [index for index, output in enumerate(outputs) if output.requires_grad]
+        self._differentiable = [index for index, output in enumerate(outputs) if output.requires_grad and parameters]
         self._graphs = [outputs[index] for index in self._differentiable]
-        self._dummies: list[th.Tensor] = []
-        self._pullback: list[th.Tensor] = []
-        if self._graphs and parameters:
-            with th.enable_grad():
-                self._dummies = [th.zeros_like(output, requires_grad=True) for output in self._graphs]
-                self._pullback = list(
-                    th.autograd.grad(
-                        self._graphs, parameters, self._dummies, create_graph=True, allow_unused=True, materialize_grads=True
-                    )
-                )
+
+    @cached_property
+    def _pullback(self) -> tuple[list[th.Tensor], list[th.Tensor]]:
+        """Return u, a stand-in, and the graph of Jᵀu."""
+        with th.enable_grad():
+            u = [th.zeros_like(output, requires_grad=True) for output in self._graphs]
+            return u, list(self._pull(u, create_graph=True))
 
     def jvp(self, v: th.Tensor) -> tuple[th.Tensor, ...]:
         """Return Jv, see :meth:`Linearization.jvp`."""
         result = [th.zeros_like(output) for output in self.outputs]
-        pairs = [
-            (pulled, piece)
-            for pulled, piece in zip(self._pullback, unflatten(v, self._parameters), strict=bool(self._pullback))
-            if pulled.requires_grad
-        ]
-        if pairs:
-            pulled, pieces = zip(*pairs, strict=True)
-            tangents = th.autograd.grad(pulled, self._dummies, pieces, retain_graph=True, materialize_grads=True)
+        if self._graphs:
+            u, pullback = self._pullback
+            pieces = unflatten(v, self._parameters)
+            pairs = [(pulled, piece) for pulled, piece in zip(pullback, pieces, strict=True) if pulled.requires_grad]
+            pulled, directions = zip(*pairs, strict=True)
+            tangents = th.autograd.grad(pulled, u, directions, retain_graph=True, materialize_grads=True)
             for index, tangent in zip(self._differentiable, tangents, strict=True):
                 result[index] = tangent
         return tuple(result)
 
-    def vjp(self, u: Sequence[th.Tensor]) -> th.Tensor:
+    def vjp(self, u: Sequence[th.Tensor], out: th.Tensor | None = None) -> th.Tensor:
         """Return Jᵀu, see :meth:`Linearization.vjp`."""
-        if not self._pullback:
-            return th.zeros(self.num_parameters, dtype=self.outputs[0].dtype, device=self.outputs[0].device)
-        cotangents = [u[index] for index in self._differentiable]
-        pulled = th.autograd.grad(
-            self._graphs, self._parameters, cotangents, retain_graph=True, allow_unused=True, materialize_grads=True
+        if self._graphs:
+            pulled = flatten(self._pull([u[index] for index in self._differentiable]))
+        else:
+            pulled = self.outputs[0].new_zeros(sum(parameter.numel() for parameter in self._parameters))
+        return pulled if out is None else out.add_(pulled)
+
+    def _pull(self, u: Sequence[th.Tensor], create_graph: bool = False) -> tuple[th.Tensor, ...]:
+        return th.autograd.grad(
+            self._graphs,
+            self._parameters,
+            u,
+            retain_graph=True,
+            create_graph=create_graph,
+            allow_unused=True,
+            materialize_grads=True,
         )
-        return flatten(pulled)

@@ -5,24 +5,26 @@ A policy counts only as long as nothing of it is changed: methods of a subclass 
 an own class and parametrised weights all make the answer None, and the general path through autograd is taken.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch as th
 from stable_baselines3.common.distributions import (
     BernoulliDistribution,
     CategoricalDistribution,
     DiagGaussianDistribution,
+    Distribution,
     MultiCategoricalDistribution,
 )
 from stable_baselines3.common.policies import ActorCriticPolicy, BaseModel
 from stable_baselines3.common.preprocessing import preprocess_obs
-from stable_baselines3.common.torch_layers import MlpExtractor, NatureCNN
+from stable_baselines3.common.torch_layers import FlattenExtractor, MlpExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 from torch.nn.modules import module as torch_module
 
 from sb3_trpo_fvp.distributions import registered_family
-from sb3_trpo_fvp.layers import KNOWN, StackLinearization
+from sb3_trpo_fvp.layers import KNOWN, Slots, StackLinearization
 
 _DISTRIBUTIONS = (
     DiagGaussianDistribution,
@@ -34,84 +36,133 @@ _ACTOR_METHODS = ("get_distribution", "extract_features", "_get_action_dist_from
 _CRITIC_METHODS = ("predict_values", "extract_features")
 
 
-def linearize_actor_stack(
-    policy: ActorCriticPolicy, observations: PyTorchObs, parameters: Sequence[nn.Parameter]
-) -> StackLinearization | None:
+@dataclass(frozen=True)
+class Stack:
     """
-    Linearise the parameters φ of the action distribution in the actor's parameters, if the actor is a plain stack.
+    A network that is nothing but layers one after the other, from features or pixels to φ or the values.
+
+    :param layers: all that have parameters to differentiate in, in the order of the forward pass
+    :param slots: where those parameters lie in a flat vector
+    :param features: observations → what is fed to the first layer; does not depend on the parameters
+    :param log_std: of a diagonal Gaussian
+    :param sizes: of several categoricals
+    """
+
+    layers: tuple[nn.Module, ...]
+    slots: Slots
+    features: Callable[[PyTorchObs], th.Tensor]
+    log_std: nn.Parameter | None = None
+    sizes: tuple[int, ...] | None = None
+
+    def linearize(self, features: th.Tensor) -> StackLinearization:
+        """
+        Linearise at the present parameters.
+
+        :param features: of n states
+        :return: with outputs (μ, σ), (logits,), one (logits) per categorical, or (values,)
+        """
+        return StackLinearization(self.layers, features, self.slots, log_std=self.log_std, sizes=self.sizes)
+
+
+def actor_stack(policy: ActorCriticPolicy, parameters: Sequence[nn.Parameter]) -> Stack | None:
+    """
+    Recognise an actor: observations to the parameters φ of the action distribution.
 
     :param policy: the policy
-    :param observations: n states
     :param parameters: in which to differentiate
-    :return: outputs (μ, σ), (logits,) or one (logits) per categorical; None if the network is another
+    :return: the stack, None if the network is another
     """
     distribution = policy.action_dist
     own = registered_family(distribution) is not None
     if own or type(distribution) not in _DISTRIBUTIONS or not _unchanged(policy, _ACTOR_METHODS):
         return None
     head = [*_extractor_layers(policy, "policy_net"), policy.action_net]
-    found = _stack_and_input(policy, policy.pi_features_extractor, head, observations, parameters)
-    if found is None:
-        return None
-    if isinstance(distribution, DiagGaussianDistribution):
-        return StackLinearization(*found, parameters, log_std=policy.log_std)
-    if isinstance(distribution, MultiCategoricalDistribution):
-        return StackLinearization(*found, parameters, sizes=[int(size) for size in distribution.action_dims])
-    return StackLinearization(*found, parameters)
+    log_std = policy.log_std if isinstance(distribution, DiagGaussianDistribution) else None
+    stack = _stack(policy, policy.pi_features_extractor, head, parameters, log_std)
+    if stack is not None and isinstance(distribution, MultiCategoricalDistribution):
+        stack = replace(stack, sizes=tuple(int(size) for size in distribution.action_dims))
+    return stack
 
 
-def linearize_critic_stack(
-    policy: ActorCriticPolicy, observations: PyTorchObs, parameters: Sequence[nn.Parameter]
-) -> StackLinearization | None:
+def critic_stack(policy: ActorCriticPolicy, parameters: Sequence[nn.Parameter]) -> Stack | None:
     """
-    Linearise the values in the critic's parameters, if the critic is a plain stack.
+    Recognise a critic: observations to values (n, 1).
 
     :param policy: the policy
-    :param observations: n states
     :param parameters: in which to differentiate
-    :return: output (values,), shape (n, 1); None if the network is another
+    :return: the stack, None if the network is another
     """
     if not _unchanged(policy, _CRITIC_METHODS):
         return None
     head = [*_extractor_layers(policy, "value_net"), policy.value_net]
-    found = _stack_and_input(policy, policy.vf_features_extractor, head, observations, parameters)
-    return None if found is None else StackLinearization(*found, parameters)
+    return _stack(policy, policy.vf_features_extractor, head, parameters)
 
 
-def _stack_and_input(
+def is_plain_rollout_policy(policy: ActorCriticPolicy) -> bool:
+    """
+    Recognise a policy that acts on flat observations through a stack and samples from a distribution of SB3's own.
+
+    :param policy: the policy
+    :return: whether ``policy.forward`` does nothing else
+    """
+    extractors = (policy.features_extractor, policy.pi_features_extractor, policy.vf_features_extractor)
+    flat = all(_is_plain(extractor, FlattenExtractor) and _is_known(extractor.flatten) for extractor in extractors)  # type: ignore[arg-type]
+    return (
+        flat
+        and not policy.use_sde
+        and _unchanged(policy, ("forward", *_ACTOR_METHODS, *_CRITIC_METHODS))
+        and type(policy.action_dist) in _DISTRIBUTIONS
+        and not vars(policy.action_dist).keys() & set(dir(Distribution))
+        and actor_stack(policy, ()) is not None
+        and critic_stack(policy, ()) is not None
+        and all(parameter.dtype == th.float32 for parameter in policy.parameters())
+    )
+
+
+def _stack(
     policy: ActorCriticPolicy,
     extractor: nn.Module,
     head: list[nn.Module],
-    observations: PyTorchObs,
     parameters: Sequence[nn.Parameter],
-) -> tuple[list[nn.Module], th.Tensor] | None:
-    """Return the layers with the parameters and what is fed to the first of them, or None."""
-    wanted = {id(parameter) for parameter in parameters}
-    layers = head
-    constant = not any(id(parameter) in wanted for parameter in extractor.parameters())
-    if not constant:
-        if not _is_plain(extractor, NatureCNN) or isinstance(observations, dict):
-            return None
-        assert isinstance(extractor, NatureCNN)
-        if not (_is_plain(extractor.cnn, nn.Sequential) and _is_plain(extractor.linear, nn.Sequential)):
-            return None
-        layers = [*extractor.cnn, *extractor.linear, *head]
-    known = all(type(layer) in KNOWN and _is_plain(layer, type(layer)) for layer in layers)
-    ours = {id(parameter) for layer in layers for parameter in layer.parameters()} | {id(getattr(policy, "log_std", None))}
-    # Flatten keeps the batch dimension and a convolution pads with zeros, else they are not the layers written out.
-    odd = any(
-        (isinstance(layer, nn.Flatten) and (layer.start_dim, layer.end_dim) != (1, -1))
-        or (isinstance(layer, nn.Conv2d) and (layer.padding_mode != "zeros" or isinstance(layer.padding, str)))
-        for layer in layers
-    )
-    if not known or odd or not wanted <= ours:
-        return None
-    with th.no_grad():
-        if constant:
-            return layers, BaseModel.extract_features(policy, observations, extractor)  # type: ignore[arg-type]
+    log_std: nn.Parameter | None = None,
+) -> Stack | None:
+    slots: dict[th.Tensor, slice] = {}
+    start = 0
+    for parameter in parameters:
+        slots[parameter] = slice(start, start + parameter.numel())
+        start += parameter.numel()
+
+    def extract(observations: PyTorchObs) -> th.Tensor:
+        with th.no_grad():
+            return BaseModel.extract_features(policy, observations, extractor)  # type: ignore[arg-type]
+
+    def preprocess(observations: PyTorchObs) -> th.Tensor:
         pixels = preprocess_obs(observations, policy.observation_space, normalize_images=policy.normalize_images)
         assert isinstance(pixels, th.Tensor)
-        return layers, pixels
+        return pixels
+
+    layers, features = head, extract
+    if any(parameter in slots for parameter in extractor.parameters()):
+        if not isinstance(extractor, NatureCNN) or not _is_plain(extractor, NatureCNN):
+            return None
+        if not (_is_plain(extractor.cnn, nn.Sequential) and _is_plain(extractor.linear, nn.Sequential)):
+            return None
+        layers, features = [*extractor.cnn, *extractor.linear, *head], preprocess
+    reached = {parameter for layer in layers for parameter in layer.parameters()}
+    if log_std is not None:
+        reached.add(log_std)
+    if not all(map(_is_known, layers)) or not slots.keys() <= reached:
+        return None
+    return Stack(tuple(layers), slots, features, log_std)
+
+
+def _is_known(layer: nn.Module) -> bool:
+    """Whether a layer is one of those written out, in the form in which it is."""
+    if isinstance(layer, nn.Flatten) and (layer.start_dim, layer.end_dim) != (1, -1):
+        return False
+    if isinstance(layer, nn.Conv2d) and (layer.padding_mode != "zeros" or isinstance(layer.padding, str)):
+        return False
+    return type(layer) in KNOWN and _is_plain(layer, type(layer))
 
 
 def _extractor_layers(policy: ActorCriticPolicy, which: str) -> list[nn.Module]:

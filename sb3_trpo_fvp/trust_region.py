@@ -13,7 +13,8 @@ from torch import nn
 
 from sb3_trpo_fvp.conjugate_gradient import CGSolution, CGStatus, conjugate_gradient
 from sb3_trpo_fvp.distributions import detach, family_of, joint_kl, monte_carlo_kl
-from sb3_trpo_fvp.fisher import FisherOperator, prepare_actions, require_family
+from sb3_trpo_fvp.fisher import FisherOperator
+from sb3_trpo_fvp.networks import linearize_log_prob, prepare_actions, require_family
 from sb3_trpo_fvp.parameters import all_finite, assign, flatten
 
 
@@ -128,6 +129,7 @@ class SurrogateProblem:
     ):
         self.policy = policy
         self.observations = observations
+        self._raw_actions = actions
         self.actions = prepare_actions(policy, actions)
         with th.no_grad():
             distribution = policy.get_distribution(observations)
@@ -146,17 +148,14 @@ class SurrogateProblem:
 
     def gradient(self, parameters: Sequence[nn.Parameter]) -> th.Tensor:
         """
-        Differentiate the surrogate at the policy as it is.
+        Differentiate the surrogate at π_k: g = mean(Â ∇log π(a|s)).
 
         :param parameters: in which, P elements
         :return: g, shape (P,)
         """
-        if not parameters:
-            return flatten([], [self.advantages])
-        with th.enable_grad():
-            log_prob = self.policy.get_distribution(self.observations).log_prob(self.actions)
-            surrogate = (self.advantages * th.exp(log_prob - self._old_log_prob)).mean()
-            return flatten(th.autograd.grad(surrogate, parameters, allow_unused=True, materialize_grads=True))
+        # At π = π_k the ratio is 1, and the gradient is that of log π, weighted.
+        scores = linearize_log_prob(self.policy, self.observations, self._raw_actions, parameters)
+        return scores.vjp([self.advantages / len(self.advantages)])
 
     @th.no_grad()
     def evaluate(self) -> Evaluation:

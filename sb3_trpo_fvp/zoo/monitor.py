@@ -1,6 +1,7 @@
 """What every RL-Zoo run of this project records beside RL-Zoo's own files, by the same code for both algorithms."""
 
 import copy
+import math
 import os
 import time
 from contextlib import suppress
@@ -39,8 +40,9 @@ class TrustRegionMonitor(BaseCallback):
     """
     Measures the joint KL between the policies before and after each update, on that update's own observations.
 
-    Logs ``trust_region/kl``, and ``trust_region/cg_steps`` for algorithms that do not log it themselves (sb3-contrib's, whose
-    products with the Hessian are counted), so that one dashboard or table shows both algorithms by the same measure.
+    Logs ``trust_region/kl`` and the ``trust_region/target_kl`` it was to keep, and ``trust_region/cg_steps`` for
+    sb3-contrib's, which does not log it itself (its products with the Hessian are counted), so that one dashboard or
+    table shows both algorithms by the same measure.
     """
 
     model: OnPolicyAlgorithm
@@ -76,6 +78,7 @@ class TrustRegionMonitor(BaseCallback):
         # An own distribution may have no KL that torch knows; the algorithm then says so itself.
         with suppress(NotImplementedError, AttributeError):
             self.logger.record("trust_region/kl", joint_kl(self._old, self._distribution()))
+            self.logger.record("trust_region/target_kl", getattr(self.model, "target_kl", math.nan))
         if vars(self.model).pop("hessian_vector_product", None) is not None:
             # One product for the first residual and one for the step length are not CG steps.
             self.logger.record("trust_region/cg_steps", max(self._products - 2, 0))
