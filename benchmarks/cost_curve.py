@@ -58,4 +58,4 @@ def _of_width(width: int, workload: Workload, rollout: Rollout) -> Contestants:
     """Build both models with two layers of a width and new weights, on states that are there already."""
     workload = replace(workload, net_arch=(width, width))
     weights = workload.build(sb3_contrib.TRPO).policy.state_dict()
-    return contestants(workload, Rollout(weights, rollout.buffer), {}, {})
+    return contestants(workload, Rollout(weights, rollout.buffer))

@@ -21,7 +21,7 @@ from benchmarks.measurements import Context
 from benchmarks.products import Product, contrib_product, our_product
 from benchmarks.workloads import Workload
 from sb3_trpo_fvp import conjugate_gradient, fisher_operator
-from sb3_trpo_fvp.fisher import prepare_actions
+from sb3_trpo_fvp.networks import prepare_actions
 
 WORKLOADS = tuple(
     Workload(env_id, updates_before=updates)

@@ -55,7 +55,7 @@ class Context:
 
     def contestants(self, workload: Workload, **both: Any) -> Contestants:
         """Return both models, with arguments that are given to both."""
-        return contestants(self.shrink(workload), self.rollout(workload), both, both)
+        return contestants(self.shrink(workload), self.rollout(workload), **both)
 
 
 def product(

@@ -160,17 +160,16 @@ class Contestants:
         return lambda: self.rollout.fill(model)
 
 
-def contestants(workload: Workload, rollout: Rollout, theirs: dict[str, Any], ours: dict[str, Any]) -> Contestants:
+def contestants(workload: Workload, rollout: Rollout, **both: Any) -> Contestants:
     """
     Build both models.
 
     :param workload: of both
     :param rollout: to fill them with
-    :param theirs: arguments of sb3-contrib's TRPO besides
-    :param ours: arguments of this package's TRPO besides
+    :param both: arguments of either package's TRPO besides
     :return: the models, filled
     """
-    result = Contestants(workload.build(sb3_contrib.TRPO, **theirs), workload.build(sb3_trpo_fvp.TRPO, **ours), rollout)
+    result = Contestants(workload.build(sb3_contrib.TRPO, **both), workload.build(sb3_trpo_fvp.TRPO, **both), rollout)
     rollout.fill(result.theirs)
     rollout.fill(result.ours)
     return result
