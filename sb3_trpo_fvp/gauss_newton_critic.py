@@ -140,7 +140,7 @@ class GaussNewtonCritic(CriticFit):
         (predicted,) = jacobian.outputs
         targets = returns.to(predicted.dtype).view_as(predicted)
         comm = values.comm
-        old_loss = _mean_square(targets, predicted, comm)
+        old_loss = _mean_square(_error(targets, predicted), comm)
         if old_loss == 0.0:
             return _Step(CriticStatus.ZERO_GRADIENT, old_loss, old_loss)
         if not math.isfinite(old_loss):
@@ -171,7 +171,7 @@ class GaussNewtonCritic(CriticFit):
 
         old = [parameter.detach().clone() for parameter in values.parameters]
         assign(values.parameters, flatten(old) + unit * d)
-        new_loss = _mean_square(targets, values(), comm)
+        new_loss = _mean_square(_error(targets, values()), comm)
         ratio = 0.5 * (1.0 - new_loss / old_loss) / reduction
         self._adapt(ratio)
         if new_loss < old_loss:
@@ -186,7 +186,11 @@ class GaussNewtonCritic(CriticFit):
         self.state["damping"] = min(max(self.damping * factor, self.min_damping), self.max_damping)
 
 
-def _mean_square(targets: th.Tensor, predicted: th.Tensor, comm: Communicator) -> float:
-    """Over the states of all ranks, in double precision: single would lose the last, small steps, and overflow early."""
-    error = targets.double() - predicted.double().view_as(targets)
-    return float(comm.mean([error.square().mean()], len(error))[0])
+def _error(targets: th.Tensor, predicted: th.Tensor) -> th.Tensor:
+    """In double precision: single would lose the last, small steps, and its squares overflow early."""
+    return targets.double() - predicted.double().view_as(targets)
+
+
+def _mean_square(error: th.Tensor, comm: Communicator) -> float:
+    """Over the states of all ranks."""
+    return float(comm.mean([error.double().square().mean()], len(error))[0])

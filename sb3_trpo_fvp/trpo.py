@@ -10,6 +10,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, RolloutBufferSamples, Schedule
 from stable_baselines3.common.vec_env import VecEnv
@@ -29,7 +30,7 @@ from sb3_trpo_fvp.trust_region import StepStatus, SurrogateProblem, TrustRegionS
 SelfTRPO = TypeVar("SelfTRPO", bound="TRPO")
 
 
-class TRPO(DataParallelAlgorithm):
+class TRPO(DataParallelAlgorithm, OnPolicyAlgorithm):
     """
     Trust Region Policy Optimization with a swappable Fisher-vector product.
 
