@@ -2,17 +2,18 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy, BaseModel
 from stable_baselines3.common.type_aliases import PyTorchObs
 
+from sb3_trpo_fvp.distributed import ALONE, Communicator
 from sb3_trpo_fvp.layers import StackLinearization
 from sb3_trpo_fvp.linearization import GraphLinearization
 from sb3_trpo_fvp.parameters import (
@@ -40,6 +41,12 @@ class CriticStatus(Enum):
     """The fit ended in NaN or infinity; critic and optimizer were restored. Lower the learning rate, normalise rewards."""
     NONFINITE_OBSERVATIONS = 4
     """NaN or infinity among the observations: the critic was left alone. Look at the environment."""
+    NO_DESCENT = 5
+    """No step that was tried lowered the loss: the critic is bit for bit as it was, the damping is raised for the next."""
+    ZERO_GRADIENT = 6
+    """The loss has no slope: the critic was left alone."""
+    NONFINITE_VALUES = 7
+    """Finite data, but NaN or infinity in the values or their derivatives: the critic was left alone; its weights are huge."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,8 @@ class CriticStats:
     What happened in a critic fit.
 
     :param status: how it ended
-    :param loss: mean squared error over the minibatches, in squared units of the return; NaN if none was computed
+    :param loss: mean squared error, over the minibatches or as the fit says, in squared units of the return; NaN if none
+        was computed
     """
 
     status: CriticStatus
@@ -65,10 +73,12 @@ class ValueFunction:
     :param policy: the policy; modules that the actor uses must be in evaluation mode
     :param split: which parameters are whose
     :param observations: N states
+    :param comm: who else has states of this rollout; the fit averages over the states of all
     """
 
-    def __init__(self, policy: ActorCriticPolicy, split: ParameterSplit, observations: PyTorchObs):
+    def __init__(self, policy: ActorCriticPolicy, split: ParameterSplit, observations: PyTorchObs, comm: Communicator = ALONE):
         self.policy = policy
+        self.comm = comm
         self.parameters = split.critic
         self.size = num_observations(observations)
         self._observations = observations
@@ -84,10 +94,10 @@ class ValueFunction:
         """
         features = self._features
         if features is None:
-            return self.policy.predict_values(self._states(index))
+            return self.policy.predict_values(self._states(index)).reshape(-1, 1)
         features = features if index is None else features[index]
         values: th.Tensor = self.policy.value_net(self.policy.mlp_extractor.forward_critic(features))
-        return values
+        return values.reshape(-1, 1)
 
     def linearize(self, index: th.Tensor | None = None) -> StackLinearization | GraphLinearization:
         """
@@ -108,7 +118,10 @@ class ValueFunction:
 
 
 class CriticFit(ABC):
-    """A way to fit the critic, chosen by ``TRPO(..., critic=...)``; state kept between updates is saved with the model."""
+    """A way to fit the critic, chosen by ``TRPO(..., critic=...)``."""
+
+    training_mode: ClassVar[bool] = True
+    """Whether modules that only the critic uses are in training mode while it is fitted."""
 
     @abstractmethod
     def fit(self, values: ValueFunction, returns: th.Tensor) -> CriticStats:
@@ -142,18 +155,34 @@ class AdamCritic(CriticFit):
         for parameter, piece in zip(values.parameters, unflatten(gradient, values.parameters), strict=True):
             parameter.grad = piece
         losses = []
+        num_minibatches = values.comm.largest(-(-values.size // self.batch_size))
         with _fused(optimizer):
             for _ in range(self.n_epochs):
                 permutation = th.as_tensor(np.random.permutation(values.size), device=returns.device)
-                for index in th.split(permutation, self.batch_size):
+                for index in minibatches(permutation, self.batch_size, num_minibatches):
                     predicted = values.linearize(index)
                     error = predicted.outputs[0] - returns[index].unsqueeze(1)
                     # The gradient of the mean of the squared errors.
-                    predicted.vjp([error * (2.0 / len(index))], out=gradient.zero_())
+                    predicted.vjp([error * (2.0 / max(len(index), 1))], out=gradient.zero_())
+                    loss, mean = values.comm.mean([error.square().mean(), gradient], len(index))
+                    gradient.copy_(mean)
                     optimizer.step()
-                    losses.append(error.square().mean())
+                    losses.append(loss)
         optimizer.zero_grad(set_to_none=True)
         return CriticStats(CriticStatus.FITTED, float(th.stack(losses).mean()) if losses else math.nan)
+
+
+def minibatches(permutation: th.Tensor, batch_size: int, count: int) -> Sequence[th.Tensor]:
+    """
+    Cut a permutation of this rank's states into as many minibatches as every other rank has.
+
+    :param permutation: (N,) integers
+    :param batch_size: states in a minibatch; fewer in the last one
+    :param count: the number of minibatches, at least N / batch_size; where it is more than that, they are of equal size
+    :return: ``count`` pieces
+    """
+    pieces = th.split(permutation, batch_size)
+    return pieces if len(pieces) == count else th.tensor_split(permutation, count)
 
 
 @contextmanager
@@ -176,7 +205,9 @@ def _fused(optimizer: th.optim.Optimizer) -> Iterator[None]:
             group["fused"], group["foreach"] = fused, foreach
 
 
-def fit_critic(critic: CriticFit, policy: ActorCriticPolicy, split: ParameterSplit, rollout: Any) -> CriticStats:
+def fit_critic(
+    critic: CriticFit, policy: ActorCriticPolicy, split: ParameterSplit, rollout: Any, comm: Communicator = ALONE
+) -> CriticStats:
     """
     Fit the critic, or leave it exactly as it was.
 
@@ -187,21 +218,22 @@ def fit_critic(critic: CriticFit, policy: ActorCriticPolicy, split: ParameterSpl
     :param policy: whose critic
     :param split: which parameters are whose
     :param rollout: with ``observations`` and ``returns``
+    :param comm: who else has a part of the rollout
     :return: what happened
     """
     if not split.critic:
         return CriticStats(CriticStatus.NO_PARAMETERS)
     # The returns of a state whose observation is not finite are not finite either: name the cause first.
-    if not all_finite(rollout.observations):
+    if not comm.all(all_finite(rollout.observations)):
         return CriticStats(CriticStatus.NONFINITE_OBSERVATIONS)
-    if not all_finite(rollout.returns):
+    if not comm.all(all_finite(rollout.returns)):
         return CriticStats(CriticStatus.NONFINITE_RETURNS)
     old = [parameter.detach().clone() for parameter in split.critic]
     optimizer = policy.optimizer
     old_state = _copy_state(optimizer, split)
     critic_modules = [module for module in policy.modules() if module not in split.actor_modules]
-    with evaluation_mode(policy, but_for=critic_modules):
-        stats = critic.fit(ValueFunction(policy, split, rollout.observations), rollout.returns)
+    with evaluation_mode(policy, but_for=critic_modules if critic.training_mode else ()):
+        stats = critic.fit(ValueFunction(policy, split, rollout.observations, comm), rollout.returns)
     # An infinite loss tells of an overflow even where the optimizer keeps its steps bounded.
     if all_finite(split.critic) and not math.isinf(stats.loss):
         return stats
@@ -210,7 +242,7 @@ def fit_critic(critic: CriticFit, policy: ActorCriticPolicy, split: ParameterSpl
             parameter.copy_(tensor)
             optimizer.state.pop(parameter, None)
         optimizer.state.update(old_state)
-    return CriticStats(CriticStatus.DIVERGED, stats.loss)
+    return replace(stats, status=CriticStatus.DIVERGED)
 
 
 def _copy_state(optimizer: th.optim.Optimizer, split: ParameterSplit) -> dict[th.Tensor, dict[str, Any]]:
@@ -235,8 +267,8 @@ def _constant_features(policy: ActorCriticPolicy, split: ParameterSplit, observa
     critic_parameters = {id(parameter) for parameter in split.critic}
     if any(id(parameter) in critic_parameters for parameter in extractor.parameters()):
         return None
-    # A module of the critic alone is in training mode now, and may draw random numbers.
-    if any(module not in split.actor_modules for module in extractor.modules() if not list(module.children())):
+    # A module in training mode, of the critic alone, may draw random numbers.
+    if any(module.training for module in extractor.modules() if not list(module.children())):
         return None
     with th.no_grad():
         return BaseModel.extract_features(policy, observations, extractor)

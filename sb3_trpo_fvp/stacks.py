@@ -13,11 +13,12 @@ from stable_baselines3.common.distributions import (
     BernoulliDistribution,
     CategoricalDistribution,
     DiagGaussianDistribution,
+    Distribution,
     MultiCategoricalDistribution,
 )
 from stable_baselines3.common.policies import ActorCriticPolicy, BaseModel
 from stable_baselines3.common.preprocessing import preprocess_obs
-from stable_baselines3.common.torch_layers import MlpExtractor, NatureCNN
+from stable_baselines3.common.torch_layers import FlattenExtractor, MlpExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 from torch.nn.modules import module as torch_module
@@ -95,6 +96,27 @@ def critic_stack(policy: ActorCriticPolicy, parameters: Sequence[nn.Parameter]) 
         return None
     head = [*_extractor_layers(policy, "value_net"), policy.value_net]
     return _stack(policy, policy.vf_features_extractor, head, parameters)
+
+
+def is_plain_rollout_policy(policy: ActorCriticPolicy) -> bool:
+    """
+    Recognise a policy that acts on flat observations through a stack and samples from a distribution of SB3's own.
+
+    :param policy: the policy
+    :return: whether ``policy.forward`` does nothing else
+    """
+    extractors = (policy.features_extractor, policy.pi_features_extractor, policy.vf_features_extractor)
+    flat = all(_is_plain(extractor, FlattenExtractor) and _is_known(extractor.flatten) for extractor in extractors)  # type: ignore[arg-type]
+    return (
+        flat
+        and not policy.use_sde
+        and _unchanged(policy, ("forward", *_ACTOR_METHODS, *_CRITIC_METHODS))
+        and type(policy.action_dist) in _DISTRIBUTIONS
+        and not vars(policy.action_dist).keys() & set(dir(Distribution))
+        and actor_stack(policy, ()) is not None
+        and critic_stack(policy, ()) is not None
+        and all(parameter.dtype == th.float32 for parameter in policy.parameters())
+    )
 
 
 def _stack(

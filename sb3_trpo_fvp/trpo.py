@@ -2,28 +2,35 @@
 
 import time
 import warnings
+from dataclasses import fields
 from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, RolloutBufferSamples, Schedule
-from stable_baselines3.common.utils import explained_variance
+from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_trpo_fvp.critic import AdamCritic, CriticStats, CriticStatus, fit_critic
+from sb3_trpo_fvp.critic import AdamCritic, CriticFit, CriticStats, CriticStatus, fit_critic
+from sb3_trpo_fvp.distributed import ALONE, Communicator, communicator
+from sb3_trpo_fvp.distributed.algorithm import DataParallelAlgorithm
+from sb3_trpo_fvp.distributed.statistics import pooled_explained_variance, pooled_moments
 from sb3_trpo_fvp.distributions import without_validation
 from sb3_trpo_fvp.fisher import FisherOperator, fisher_class
+from sb3_trpo_fvp.gauss_newton_critic import GaussNewtonCritic
 from sb3_trpo_fvp.parameters import ParameterSplit, evaluation_mode, index_observations, split_parameters
 from sb3_trpo_fvp.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
+from sb3_trpo_fvp.rollouts import collect, plain_sampler
 from sb3_trpo_fvp.trust_region import StepStatus, SurrogateProblem, TrustRegionStats, trust_region_step
 
 SelfTRPO = TypeVar("SelfTRPO", bound="TRPO")
 
 
-class TRPO(OnPolicyAlgorithm):
+class TRPO(DataParallelAlgorithm, OnPolicyAlgorithm):
     """
     Trust Region Policy Optimization with a swappable Fisher-vector product.
 
@@ -31,17 +38,20 @@ class TRPO(OnPolicyAlgorithm):
     its order and with its meaning, but for the KL: here it is that of the joint action, old policy first, and β uses
     the undamped curvature. ``kl_reduction="mean"`` gives sb3-contrib's average over action dimensions back.
 
+    Inside an initialised ``torch.distributed`` process group, the ranks train one policy together: ``n_steps``, the
+    environments and ``batch_size`` are those of one rank, ``total_timesteps`` is that of all.
+
     :param policy: The policy model to use (MlpPolicy, CnnPolicy, MultiInputPolicy or an own class)
     :param env: The environment to learn from (if registered in Gym, can be str)
-    :param learning_rate: The learning rate of the critic, a float or a function of the remaining progress (1 to 0)
+    :param learning_rate: The learning rate of the Adam critic, a float or a function of the remaining progress (1 to 0)
     :param n_steps: Steps in each environment per update: the rollout holds n_steps * n_envs states
-    :param batch_size: Minibatch size of the critic
+    :param batch_size: Minibatch size of the Adam critic
     :param gamma: Discount factor
     :param cg_max_steps: Most conjugate-gradient steps per update, at least 1
     :param cg_damping: λ ≥ 0, added to the Fisher matrix in the linear solve, in units of its entries
     :param line_search_shrinking_factor: By which a refused step is shortened, in (0, 1)
     :param line_search_max_iter: Most steps that the line search tries, at least 1
-    :param n_critic_updates: Passes of the critic over the rollout, per update
+    :param n_critic_updates: Passes of the Adam critic over the rollout, per update
     :param gae_lambda: Factor for trade-off of bias vs variance for Generalized Advantage Estimator
     :param use_sde: Whether to use generalized State Dependent Exploration (gSDE)
     :param sde_sample_freq: Sample a new noise matrix every n steps when using gSDE (-1: once per rollout)
@@ -67,6 +77,10 @@ class TRPO(OnPolicyAlgorithm):
         bounds the joint KL by A times ``target_kl``, as sb3-contrib does
     :param kl_estimator: Which KL the line search holds against the bound: ``"analytic"``, or ``"monte_carlo"`` over the
         rollout's own actions, for policies that know only ``log_prob``
+    :param critic: How the value function is fitted: ``"adam"``, minibatches with the policy's optimizer as in sb3-contrib,
+        or ``"gauss_newton"``, a few damped Gauss-Newton steps on the whole rollout, which uses neither the optimizer nor
+        ``learning_rate``, ``batch_size`` and ``n_critic_updates``
+    :param critic_kwargs: Keyword arguments of :class:`~sb3_trpo_fvp.gauss_newton_critic.GaussNewtonCritic`
     :raises ValueError: if an argument is outside its interval
     """
 
@@ -75,6 +89,8 @@ class TRPO(OnPolicyAlgorithm):
         "CnnPolicy": CnnPolicy,
         "MultiInputPolicy": MultiInputPolicy,
     }
+
+    _taken_over: ClassVar[tuple[str, ...]] = (*DataParallelAlgorithm._taken_over, "critic_state")
 
     def __init__(
         self,
@@ -111,6 +127,8 @@ class TRPO(OnPolicyAlgorithm):
         cg_residual_tol: float = 0.05,
         kl_reduction: Literal["sum", "mean"] = "sum",
         kl_estimator: Literal["analytic", "monte_carlo"] = "analytic",
+        critic: Literal["adam", "gauss_newton"] = "adam",
+        critic_kwargs: dict[str, Any] | None = None,
     ):
         super().__init__(
             policy,
@@ -150,6 +168,10 @@ class TRPO(OnPolicyAlgorithm):
         self.fisher_sub_sampling_factor = fisher_sub_sampling_factor
         self.kl_reduction = kl_reduction
         self.kl_estimator = kl_estimator
+        self.critic = critic
+        self.critic_kwargs = critic_kwargs or {}
+        # Plain numbers, so that they are saved and loaded with the model to the last bit.
+        self.critic_state: dict[str, float] = {}
         self._warned: set[str] = set()
         if _init_setup_model:
             self._setup_model()
@@ -159,29 +181,47 @@ class TRPO(OnPolicyAlgorithm):
         self._check_arguments()
         super()._setup_model()
 
+    def _collect(self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int) -> bool:
+        """
+        Fill the rollout buffer, by the shorter way of :mod:`sb3_trpo_fvp.rollouts` where policy and buffer allow it.
+
+        :param env: the training environments
+        :param callback: called at each step, and at the beginning and the end
+        :param rollout_buffer: to fill
+        :param n_rollout_steps: steps in each environment
+        :return: False if the callback ended the training
+        """
+        self.policy.set_training_mode(False)
+        sample = plain_sampler(self.policy, rollout_buffer)
+        if sample is None:
+            return super()._collect(env, callback, rollout_buffer, n_rollout_steps)
+        return collect(self, sample, env, callback, rollout_buffer, n_rollout_steps)
+
     def train(self) -> None:
         """Update actor and critic from the rollout buffer."""
+        comm = communicator()
         self._update_learning_rate(self.policy.optimizer)
         rollout = self._whole_rollout()
 
         started = time.perf_counter()
         with without_validation():
             split = split_parameters(self.policy, rollout.observations)
-            step = self._actor_step(rollout, split)
+            step = self._actor_step(rollout, split, comm)
         actor_done = time.perf_counter()
-        fit = fit_critic(AdamCritic(self.n_critic_updates, self.batch_size), self.policy, split, rollout)
+        fit = fit_critic(self._critic_fit(), self.policy, split, rollout, comm)
         critic_done = time.perf_counter()
 
         self._n_updates += 1
         self._log_update(step, fit, actor_done - started, critic_done - actor_done)
+        self._end_update()
 
-    def _actor_step(self, rollout: RolloutBufferSamples, split: ParameterSplit) -> TrustRegionStats:
+    def _actor_step(self, rollout: RolloutBufferSamples, split: ParameterSplit, comm: Communicator) -> TrustRegionStats:
         """Take one trust-region step on the surrogate; the critic's parameters are not looked at."""
         states = slice(None, None, self.sub_sampling_factor)
         observations = index_observations(rollout.observations, states)
         actions, advantages = rollout.actions[states], rollout.advantages[states]
         if self.normalize_advantage:
-            advantages = normalize(advantages)
+            advantages = normalize(advantages, comm)
         thinned = slice(None, None, self.fisher_sub_sampling_factor)
 
         with evaluation_mode(self.policy):
@@ -192,6 +232,7 @@ class TRPO(OnPolicyAlgorithm):
                 advantages,
                 kl_reduction=self.kl_reduction,
                 kl_estimator=self.kl_estimator,
+                comm=comm,
             )
             operator = fisher_class(self.fisher)(
                 self.policy,
@@ -211,6 +252,12 @@ class TRPO(OnPolicyAlgorithm):
                 max_iterations=self.line_search_max_iter,
             )
 
+    def _critic_fit(self) -> CriticFit:
+        """Set up the fit that ``critic`` names; what it keeps between updates lies in ``critic_state``."""
+        if self.critic == "gauss_newton":
+            return GaussNewtonCritic(**self.critic_kwargs, state=self.critic_state)
+        return AdamCritic(self.n_critic_updates, self.batch_size)
+
     def _whole_rollout(self) -> RolloutBufferSamples:
         """Take the rollout out of the buffer, in its own order and without drawing a random number."""
         random_state = np.random.get_state()
@@ -227,10 +274,13 @@ class TRPO(OnPolicyAlgorithm):
         record("train/policy_objective", step.objective)
         record("train/value_loss", fit.loss)
         record("train/kl_divergence_loss", step.constraint)
-        record("train/explained_variance", explained_variance(buffer.values.flatten(), buffer.returns.flatten()))
+        # In double precision, where squares of large returns do not overflow.
+        values, returns = (array.flatten().astype(np.float64) for array in (buffer.values, buffer.returns))
+        record("train/explained_variance", pooled_explained_variance(values, returns, communicator()))
         record("train/is_line_search_success", float(accepted))
-        if hasattr(self.policy, "log_std"):
-            record("train/std", th.exp(self.policy.log_std).mean().item())
+        log_std = getattr(self.policy, "log_std", None)
+        if isinstance(log_std, th.Tensor):
+            record("train/std", log_std.detach().exp().mean().item())
         record("train/n_updates", self._n_updates, exclude="tensorboard")
 
         for key in (
@@ -240,6 +290,9 @@ class TRPO(OnPolicyAlgorithm):
             record(f"trust_region/{key}", getattr(step, key))
         record("trust_region/actor_seconds", actor_seconds)
         record("trust_region/critic_seconds", critic_seconds)
+        for field in fields(fit):
+            if field.name not in ("status", "loss"):
+                record(f"critic/{field.name}", getattr(fit, field.name))
         # People read names, plots take numbers.
         for key, status in (("status", step.status), ("cg_status", step.cg_status), ("critic_status", fit.status)):
             record(f"trust_region/{key}", status.name.lower(), exclude="tensorboard")
@@ -305,6 +358,14 @@ class TRPO(OnPolicyAlgorithm):
         _require(self.kl_reduction in ("sum", "mean"), "kl_reduction", '{"sum", "mean"}', self.kl_reduction)
         kinds = ("analytic", "monte_carlo")
         _require(self.kl_estimator in kinds, "kl_estimator", '{"analytic", "monte_carlo"}', self.kl_estimator)
+        _require(self.critic in ("adam", "gauss_newton"), "critic", '{"adam", "gauss_newton"}', self.critic)
+        _require(
+            self.critic != "adam" or not self.critic_kwargs,
+            "critic_kwargs",
+            '{None} with critic="adam", which takes learning_rate, batch_size and n_critic_updates',
+            self.critic_kwargs,
+        )
+        self._critic_fit()
         if self.env is None:
             return
         size = self.env.num_envs * self.n_steps
@@ -315,7 +376,7 @@ class TRPO(OnPolicyAlgorithm):
         largest = states // 2 if states >= 2 else 1
         interval = f"[1, {largest}], to leave at least 2 of {states} states"
         _require(thinning == 1 or -(-states // thinning) >= 2, "fisher_sub_sampling_factor", interval, thinning)
-        if size % self.batch_size > 0:
+        if self.critic == "adam" and size % self.batch_size > 0:
             warnings.warn(
                 f"`batch_size`={self.batch_size} does not divide the rollout of n_steps * n_envs = {size} states: the last "
                 f"minibatch of each critic epoch has {size % self.batch_size}.",
@@ -334,6 +395,7 @@ _NEEDS_ATTENTION: dict[StepStatus | CriticStatus, str] = {
     StepStatus.NONPOSITIVE_CURVATURE: "the actor was not updated: raise `cg_damping`.",
     CriticStatus.NONFINITE_OBSERVATIONS: "the critic was not updated: look at the environment's observations.",
     CriticStatus.NONFINITE_RETURNS: "the critic was not updated: NaN or infinity in the returns.",
+    CriticStatus.NONFINITE_VALUES: "the critic was not updated: its values or their derivatives overflow.",
     CriticStatus.DIVERGED: "the critic was restored: lower `learning_rate` or normalise the rewards.",
 }
 
@@ -344,18 +406,18 @@ def _require(holds: bool, name: str, interval: str, value: object) -> None:
         raise ValueError(msg)
 
 
-def normalize(advantages: th.Tensor) -> th.Tensor:
+def normalize(advantages: th.Tensor, comm: Communicator = ALONE) -> th.Tensor:
     """
-    Shift to mean 0 and scale to standard deviation 1, in double precision.
+    Shift to mean 0 and scale to standard deviation 1 over the states of all ranks, in double precision.
 
     Advantages that differ by nothing but rounding become exactly 0: scaled up, the noise would be taken for a signal
     and a full trust-region step be made of it.
 
     :param advantages: shape (N,)
+    :param comm: who else has advantages of this rollout
     :return: shape (N,), of the same dtype
     """
-    a = advantages.double()
-    std = a.std()
-    rounding = 4.0 * th.finfo(advantages.dtype).eps * a.abs().max()
-    scaled = th.zeros_like(a) if bool(std <= rounding) else (a - a.mean()) / (std + 1e-8)
-    return scaled.to(advantages.dtype)
+    moments = pooled_moments(advantages, comm)
+    if moments.std <= 4.0 * th.finfo(advantages.dtype).eps * moments.largest:
+        return th.zeros_like(advantages)
+    return ((advantages.double() - moments.mean) / (moments.std + 1e-8)).to(advantages.dtype)
