@@ -61,7 +61,7 @@ CASES = st.builds(
     Case,
     action_space=ACTION_SPACES,
     observation_dim=st.integers(1, 5),
-    n_steps=st.integers(4, 40),
+    n_steps=st.integers(8, 40),
     n_envs=st.integers(1, 3),
     kwargs=st.fixed_dictionaries(
         {
