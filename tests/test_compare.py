@@ -38,7 +38,13 @@ def written(folder: Path, seconds: float, kls: list[float], returns: list[float]
     rows[0] += "train/is_line_search_success"
     rows += [f"{10 * (i + 1)},{seconds * (i + 1) / len(kls)},{kl},0.01,7,1" for i, kl in enumerate(kls)]
     (zoo / "progress.csv").write_text("\n".join(rows) + "\n")
-    marker = {"variant": "trpo", "parameters": {}, "seconds": seconds, "folder": "trpo/Env-v0_1", "versions": {}}
+    marker = {
+        "variant": "trpo",
+        "parameters": {"env": "Env-v0", "seed": 0},
+        "seconds": seconds,
+        "folder": "trpo/Env-v0_1",
+        "versions": {},
+    }
     (folder / FINISHED).write_text(json.dumps(marker))
     return Result.load(folder)
 
