@@ -27,7 +27,7 @@ def draw(path: Path, title: str, algorithms: Sequence[Measured]) -> None:
         _curve(by_steps, algorithm.steps, algorithm, color)
         _curve(by_time, algorithm.times, algorithm, color)
         for steps, ratios in algorithm.kl_over_bound:
-            kl.plot(steps, ratios, ".", color=color, alpha=0.55, markersize=5, markeredgewidth=0)
+            kl.plot(steps, ratios, ".", color=color, alpha=0.6, markersize=7, markeredgewidth=0)
     by_steps.set(title="Return against environment steps", xlabel="steps", ylabel="mean return of an evaluation")
     by_time.set(title="Return against training time", xlabel="seconds, evaluations left out")
     kl.set(title="Joint KL of each update, over its bound", xlabel="steps", ylabel="KL(old ‖ new) / target_kl")
