@@ -6,9 +6,9 @@ of each, one torch thread. Runs of 1 and of 2 ranks follow each other in turns, 
 the median over its updates after the first, and the result is the ratio of steps per second, the median over the pairs with
 its quartiles. Communication is what the ranks themselves log, and includes waiting for the slower one.
 
-The model's link is fitted to all-reduces of 2 and 4 ranks that do nothing else on this machine; its work is the CPU time of
-runs of one rank, which leaves out what other processes take. What it says of 8, 64 and 512 ranks is on paper: a ring over
-10 Gbit/s, the software's latency as measured here plus an assumed one of the network, one rank a link.
+The model's link is fitted to the quickest all-reduces of 2 and 4 ranks that do nothing else on this machine; its work is the
+CPU time of runs of one rank. Other processes disturb neither much. What it says of 8, 64 and 512 ranks is on paper: a
+ring of 10 Gbit/s, the software's latency as measured here plus an assumed one of the network, one rank a link.
 """
 
 import argparse
@@ -84,11 +84,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         own = runs[1] if not params else [run_ranks(1, *learn, "--params", json.dumps(params))]
         works[name] = asdict(work_of(own))
         print(f"one rank, {name}: done", flush=True)
-    note = options.note
     return {
         "env": options.env,
         "n_envs": options.n_envs,
-        "environment": describe_environment(note),
+        "environment": describe_environment(options.note),
         "loads": loads,
         "runs": {str(ranks): own for ranks, own in runs.items()},
         "all_reduces": samples,
@@ -144,6 +143,7 @@ def report(results: dict[str, Any]) -> str:
     measured = fit_link([(ranks, size, seconds) for ranks, size, seconds in results["all_reduces"]])
     link = Link(measured.latency + NETWORK_LATENCY, min(measured.bandwidth, NETWORK_BANDWIDTH))
     base = Work(**results["works"]["as measured"])
+    cpu = statistics.median(run["update_cpu"] for run in two) / (base.rollout + base.train)
     messages, megabytes = (statistics.median(run[key] for run in two) for key in ("messages", "megabytes"))
     rows = []
     for name, fields in results["works"].items():
@@ -163,6 +163,8 @@ parameters; {environment["cpu"]}, {environment["cpu_count"]} cores{busy}, commit
   {ratio.upper:.2f}, {ratio.pairs} pairs).
 - An update of two ranks exchanges {messages:.0f} messages and {megabytes:.1f} MB; communication, waiting for the other rank
   included, is {share("communication"):.0%} of its time, the rollout {share("rollout"):.0%}.
+- In CPU time, which other processes do not touch, an update costs a rank of two {cpu:.2f} × what it costs a single one: what
+  the ranks lose beyond that is waiting.
 - One rank spends {base.rollout / update_seconds(base, link, 1):.0%} of its time in rollouts, whose length varies by
   {base.rollout_std / base.rollout:.0%} (standard deviation) between updates.
 - The model says {2 * efficiency(base, measured, 2):.2f} × for two ranks on this machine.
@@ -181,7 +183,7 @@ def main() -> None:
     parser.add_argument("--env", default="Humanoid-v5")
     parser.add_argument("--n-envs", type=int, default=2, help="environments of a rank")
     parser.add_argument("--updates", type=int, default=4, help="measured updates of a run")
-    parser.add_argument("--pairs", type=int, default=7)
+    parser.add_argument("--pairs", type=int, default=7, help="runs of one rank and of two")
     parser.add_argument("--note", default="", help="what a reader must know about the machine")
     parser.add_argument("--report-only", action="store_true", help="write the page from the committed results")
     options = parser.parse_args()
