@@ -212,6 +212,7 @@ def trust_region_step(
     cg_residual_tol: float,
     shrinking_factor: float,
     max_iterations: int,
+    precondition: bool = True,
 ) -> TrustRegionStats:
     """
     Solve (H + λI)s = g, step βs with β = √(2δ / sᵀHs), and backtrack until surrogate and KL agree (TRPO, appendix C).
@@ -228,18 +229,29 @@ def trust_region_step(
     :param cg_residual_tol: relative residual at which the direction is good enough
     :param shrinking_factor: by which a refused step is shortened
     :param max_iterations: most steps to try
+    :param precondition: whether to use the operator's preconditioner, if it has one
     :return: what happened
     """
     parameters = operator.parameters
     g = problem.gradient(parameters)
     products = 0
 
+    def average(tensors: Sequence[th.Tensor]) -> list[th.Tensor]:
+        return problem.comm.mean(tensors, num_observations(operator.observations))
+
     def curvature(v: th.Tensor) -> th.Tensor:
         nonlocal products
         products += 1
-        return problem.kl_scale * problem.comm.mean([operator.matvec(v)], num_observations(operator.observations))[0]
+        return problem.kl_scale * average([operator.matvec(v)])[0]
 
-    solution = conjugate_gradient(lambda v: curvature(v) + damping * v, g, max_steps=cg_max_steps, rtol=cg_residual_tol)
+    solution = conjugate_gradient(
+        lambda v: curvature(v) + damping * v,
+        g,
+        max_steps=cg_max_steps,
+        rtol=cg_residual_tol,
+        # Up to a constant, which does not matter, that of κ(F + λ/κ I).
+        preconditioner=operator.preconditioner(damping / problem.kl_scale, average) if precondition else None,
+    )
     s = solution.value
     shs = _undamped_quadratic_form(solution, damping)
     if shs is None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -20,17 +21,17 @@ from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.running_mean_std import RunningMeanStd
-from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import VecEnvWrapper, VecNormalize
 
 from sb3_trpo_fvp import TRPO
 from sb3_trpo_fvp.distributed import RankFailure, communicator
 from sb3_trpo_fvp.distributed.agreement import checksum, odd_ones_out
-from sb3_trpo_fvp.distributed.algorithm import callback_of_rank
+from sb3_trpo_fvp.distributed.algorithm import GlobalProgressBar, callback_of_rank
 from sb3_trpo_fvp.distributed.communicator import Communicator
 from sb3_trpo_fvp.distributed.launch import TIMEOUT_VARIABLE, arguments_of_rank, timeout
 from sb3_trpo_fvp.distributed.statistics import merge_running_statistics, pooled_moments, window
 from sb3_trpo_fvp.parameters import flatten
+from tests.conftest import DoubleFlatten
 
 N_ENVS, N_STEPS = 8, 64
 SPLITS = {
@@ -93,13 +94,6 @@ def run_ranks(function: Callable[..., Any], world_size: int, folder: Path, *args
 
 
 # --------------------------------------------------------------------------------------------------------- exactness
-class DoubleFlatten(FlattenExtractor):
-    """SB3 casts observations to single precision; from here on everything is double."""
-
-    def forward(self, observations: th.Tensor) -> th.Tensor:
-        return super().forward(observations).double()
-
-
 def _options(case: str, batch_size: int) -> dict[str, Any]:
     options: dict[str, Any] = {"n_steps": N_STEPS, "batch_size": batch_size, "n_critic_updates": 4, "device": "cpu", "seed": 0}
     options["policy_kwargs"] = {"features_extractor_class": DoubleFlatten}
@@ -132,6 +126,12 @@ def _exactness_rank(rank: int, rollout: dict[str, Any]) -> dict[str, Any]:
         own = slice(sum(split[:rank]), sum(split[: rank + 1]))
         buffer = {key: value[:, own] for key, value in rollout["buffer"].items()}
         outcomes[case] = _train_on(model, {**rollout, "buffer": buffer})
+    if rank == 1:
+        buffer["advantages"] = np.full_like(buffer["advantages"], np.nan)
+        buffer["returns"] = np.full_like(buffer["returns"], np.nan)
+    with warnings.catch_warnings(record=True):
+        warnings.simplefilter("always")
+        outcomes["nan_on_rank_1"] = _train_on(model, {**rollout, "buffer": buffer})
     return outcomes
 
 
@@ -179,6 +179,14 @@ def test_two_ranks_log_the_numbers_of_one_process(exactness: Any, case: str) -> 
             tolerance = 1e-4 if key == "train/explained_variance" else 1e-7
             assert ranks[0][case]["logged"][key] == pytest.approx(expected, rel=tolerance, abs=1e-9), key
     assert ranks[0][case]["logged"]["distributed/world_size"] == 2
+
+
+def test_what_is_not_finite_on_one_rank_stops_the_update_of_all(exactness: Any) -> None:
+    for rank in exactness[1]:
+        outcome = rank["nan_on_rank_1"]
+        assert outcome["step"].count_nonzero() == 0
+        assert outcome["logged"]["trust_region/status"] == "nonfinite_advantages"
+        assert outcome["logged"]["trust_region/critic_status"] == "nonfinite_returns"
 
 
 # ------------------------------------------------------------------------------------------------------------- learn
@@ -484,6 +492,27 @@ def test_callbacks_run_on_rank_0_unless_they_are_marked() -> None:
     assert callback_of_rank(None, 1, False) == []
     with pytest.warns(UserWarning, match="Unmarked is called on rank 0 only"):
         assert callback_of_rank(unmarked, 0, False) == [unmarked]
+
+
+@pytest.mark.filterwarnings("ignore::tqdm.TqdmExperimentalWarning")
+def test_the_progress_bar_counts_what_the_ranks_agree_on() -> None:
+    model = TRPO("MlpPolicy", "CartPole-v1", n_steps=32, batch_size=32, device="cpu")
+    bars: list[Any] = callback_of_rank(None, 0, progress_bar=True)
+    assert [type(bar) for bar in bars] == [GlobalProgressBar]
+    model.learn(128, callback=[*bars, *callback_of_rank(TwiceTheSteps(), 0, False)])
+    assert bars[0].pbar.n == model.num_timesteps == 128
+
+
+class TwiceTheSteps(BaseCallback):
+    """As if another rank had made as many steps, which is known when a rollout ends."""
+
+    every_rank = False
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        self.model.num_timesteps += 32
 
 
 def test_ranks_but_the_first_train_with_no_lasting_output() -> None:

@@ -47,13 +47,13 @@ class ProcessGroup(Communicator):
         """Hand an object to every rank, see :meth:`Communicator.gather`."""
         pickled = pickle.dumps(value)
         gathered: list[Any] = [None] * self.world_size
-        self._run(dist.all_gather_object, gathered, pickled, size=len(pickled))
+        self._run(dist.all_gather_object, gathered, pickled, size=len(pickled), messages=2)
         return [pickle.loads(item) for item in gathered]
 
     def broadcast(self, value: T) -> T:
         """Take an object over from rank 0, see :meth:`Communicator.broadcast`."""
         box = [pickle.dumps(value) if self.rank == 0 else b""]
-        self._run(dist.broadcast_object_list, box, size=len(box[0]))
+        self._run(dist.broadcast_object_list, box, size=len(box[0]), messages=2)
         received: T = pickle.loads(box[0])
         return received
 
@@ -79,12 +79,13 @@ class ProcessGroup(Communicator):
 
         :return: ``seconds``, waiting for slower ranks included; ``megabytes`` that this rank handed in, of which a ring
             sends 2 (W - 1) / W times as much; ``messages``, the collective operations
+            (two for an object: its size, then itself)
         """
         spent = {"seconds": self._seconds, "megabytes": self._bytes / 1e6, "messages": self._messages}
         self._seconds, self._bytes, self._messages = 0.0, 0, 0
         return spent
 
-    def _run(self, collective: Callable[..., object], *args: object, size: int) -> None:
+    def _run(self, collective: Callable[..., object], *args: object, size: int, messages: int = 1) -> None:
         started = time.perf_counter()
         try:
             collective(*args)
@@ -96,7 +97,7 @@ class ProcessGroup(Communicator):
         finally:
             self._seconds += time.perf_counter() - started
             self._bytes += size
-            self._messages += 1
+            self._messages += messages
 
     def _hang_up(self) -> None:
         """Close the connections: ranks that wait for this one fail at once, and so on to the last."""

@@ -120,7 +120,7 @@ def compare(args: Sequence[str]) -> int:
     mine = measure("sb3-trpo-fvp", [Result.load(runner.folder(run)) for run in ours])
     faster = speedup(baseline, mine)
     figure, numbers = output / "compare.png", output / "compare.json"
-    title = f"{options.env}: sb3-contrib's TRPO and sb3-trpo-fvp, {options.seeds} seeds"
+    title = f"{options.env}: sb3-contrib's TRPO and sb3-trpo-fvp, {options.seeds} seed{'s' * (options.seeds > 1)}"
     draw(figure, title + (", same settings" if options.like_for_like else ", each with its own settings"), [baseline, mine])
     content = {
         "command": ["sb3-trpo-fvp", "compare", *args],
@@ -140,7 +140,7 @@ def compare(args: Sequence[str]) -> int:
         "Joint KL is the divergence of the whole action between the old policy and the new one, measured by the same code\n"
         "for both after each update. sb3-contrib bounds its average over the action dimensions instead: with several of them\n"
         "its joint KL may exceed target_kl.\n"
-        f"{options.seeds} seeds tell speeds and KLs apart, returns only where the intervals do.\n"
+        "Few seeds tell speeds and KLs apart, returns only where the intervals do.\n"
         f"Figure: {figure}\nNumbers: {numbers}",
         highlight=False,
     )
