@@ -80,7 +80,7 @@ class GaussNewtonCritic(CriticFit):
     def __init__(
         self,
         *,
-        n_steps: int = 2,
+        n_steps: int = 3,
         cg_max_steps: int = 10,
         cg_residual_tol: float = 0.1,
         damping: float = 1.0,

@@ -171,7 +171,7 @@ def test_scale_of_the_returns_changes_nothing_but_the_scale(exponent: int) -> No
         policy.value_net.bias.data *= scale
         stats = Rollout(policy, data.returns * scale).fit(policy)
         weights.append(policy.value_net.weight.detach() / scale)
-        assert stats.accepted_steps == 2
+        assert stats.accepted_steps == 3
     assert th.equal(*weights)
 
 
@@ -376,7 +376,7 @@ def test_critic_can_be_exchanged_on_load(tmp_path: Any) -> None:
     source = collected(ACTIONS)
     loaded.rollout_buffer = source.rollout_buffer
     loaded.set_logger(Logger(None, []))
-    assert train(loaded)["critic/accepted_steps"] == 2
+    assert train(loaded)["critic/accepted_steps"] == 3
 
 
 def test_what_is_logged() -> None:
