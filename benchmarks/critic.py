@@ -152,7 +152,7 @@ class Paired(CriticFit):
 class StudiedTRPO(TRPO):
     """TRPO with a shadow critic and a clock."""
 
-    paired: Paired
+    paired: Paired | None = None
     shadow_policy: Any
     shadow_state: dict[str, float]
     contrib: Any
@@ -178,7 +178,7 @@ class StudiedTRPO(TRPO):
         return GaussNewtonCritic(state=state) if name == "gauss_newton" else AdamCritic(self.n_critic_updates, self.batch_size)
 
     def _critic_fit(self) -> CriticFit:
-        return self.paired
+        return self.paired or super()._critic_fit()
 
     def train(self) -> None:
         """Update as always, and measure."""
@@ -191,7 +191,7 @@ class StudiedTRPO(TRPO):
         driver_name = self.critic
         (shadow_name,) = set(CRITICS) - {driver_name}
         update = len(self.records)
-        self.paired = Paired(
+        self.paired = paired = Paired(
             self.make_critic(driver_name, self.critic_state),
             self.make_critic(shadow_name, self.shadow_state),
             shadow_values,
@@ -203,7 +203,7 @@ class StudiedTRPO(TRPO):
             self.contrib.rollout_buffer = copy.deepcopy(self.rollout_buffer)
             with no_random_number_consumed():
                 contrib_seconds = seconds(self.contrib.train)
-        train_seconds = seconds(super().train) - self.paired.shadow_seconds
+        train_seconds = seconds(super().train) - paired.shadow_seconds
         log = self.logger.name_to_value
         self.records.append(
             {
@@ -211,8 +211,8 @@ class StudiedTRPO(TRPO):
                 "return": float(np.mean([episode["r"] for episode in self.ep_info_buffer or []])),
                 f"{driver_name}_explained_variance": float(explained_variance(rollout.old_values.numpy(), returns)),
                 f"{shadow_name}_explained_variance": float(explained_variance(shadow, returns)),
-                f"{driver_name}_seconds": self.paired.driver_seconds,
-                f"{shadow_name}_seconds": self.paired.shadow_seconds,
+                f"{driver_name}_seconds": paired.driver_seconds,
+                f"{shadow_name}_seconds": paired.shadow_seconds,
                 "train_seconds": train_seconds,
                 "contrib_train_seconds": contrib_seconds,
                 "damping": (self.critic_state or self.shadow_state)["damping"],

@@ -1,6 +1,7 @@
 """The table and the figure of :mod:`benchmarks.critic`, from whatever runs there are."""
 
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -146,9 +147,12 @@ def aggregate(runs: Sequence[Series]) -> list[str]:
     seeds, envs = scores["adam"].shape
     if seeds < 2:
         return ["Too few seeds for an interval of the aggregated returns."]
-    points, intervals = library.get_interval_estimates(
-        scores, lambda matrix: np.array([metrics.aggregate_iqm(matrix)]), reps=5000, random_state=np.random.RandomState(0)
-    )
+    with warnings.catch_warnings():
+        # The bootstrap's package has renamed the argument that rliable passes the generator in.
+        warnings.simplefilter("ignore", FutureWarning)
+        points, intervals = library.get_interval_estimates(
+            scores, lambda matrix: np.array([metrics.aggregate_iqm(matrix)]), reps=5000, random_state=np.random.RandomState(0)
+        )
     parts = [
         f"{NAMES[critic]} {points[critic][0]:.2f} [{intervals[critic][0, 0]:.2f}, {intervals[critic][1, 0]:.2f}]"
         for critic in NAMES
