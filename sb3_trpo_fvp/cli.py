@@ -4,6 +4,7 @@ import runpy
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from sb3_trpo_fvp import __version__
 from sb3_trpo_fvp.zoo.checks import (
@@ -16,7 +17,7 @@ from sb3_trpo_fvp.zoo.checks import (
     require,
     suggest,
 )
-from sb3_trpo_fvp.zoo.configs import config_folder
+from sb3_trpo_fvp.zoo.configs import ALGORITHM, BASELINE, config_folder
 
 PROGRAM = "sb3-trpo-fvp"
 
@@ -80,7 +81,7 @@ def optimize(args: Sequence[str]) -> int:
         options, _ = parse_known(f"{PROGRAM} optimize", args)
         # One name for all the workers: the study is found again, and goes on.
         args = ["--study-name", f"{options.algo}_{options.env}", *args]
-    return _train("optimize", ["--optimize-hyperparameters", *args])
+    return _train("optimize", ["--optimize-hyperparameters", "--progress", *args])
 
 
 def enjoy(args: Sequence[str]) -> int:
@@ -125,10 +126,11 @@ def all_plots(args: Sequence[str]) -> int:
         if _option(args, "-e", "--env") is None:
             msg = "all-plots needs the environments to plot: -e Pendulum-v1 Hopper-v5"
             raise UserError(msg)
-        if _option(args, "-a", "--algos") is None:
-            args = ["-a", "trpo", "trpo_fvp", *args]
         if _option(args, "-f", "--exp-folders") is None:
             args = ["-f", "logs", *args]
+        if _option(args, "-a", "--algos") is None:
+            folder = _option(args, "-f", "--exp-folders") or "logs"
+            args = ["-a", *([algo for algo in (BASELINE, ALGORITHM) if Path(folder, algo).is_dir()] or [ALGORITHM]), *args]
     with _command_line("all-plots", args):
         all_plots()
     return 0

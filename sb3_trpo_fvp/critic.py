@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -13,6 +13,7 @@ import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy, BaseModel
 from stable_baselines3.common.type_aliases import PyTorchObs
 
+from sb3_trpo_fvp.distributed import ALONE, Communicator
 from sb3_trpo_fvp.layers import StackLinearization
 from sb3_trpo_fvp.linearization import GraphLinearization
 from sb3_trpo_fvp.parameters import (
@@ -72,10 +73,12 @@ class ValueFunction:
     :param policy: the policy; modules that the actor uses must be in evaluation mode
     :param split: which parameters are whose
     :param observations: N states
+    :param comm: who else has states of this rollout; the fit averages over the states of all
     """
 
-    def __init__(self, policy: ActorCriticPolicy, split: ParameterSplit, observations: PyTorchObs):
+    def __init__(self, policy: ActorCriticPolicy, split: ParameterSplit, observations: PyTorchObs, comm: Communicator = ALONE):
         self.policy = policy
+        self.comm = comm
         self.parameters = split.critic
         self.size = num_observations(observations)
         self._observations = observations
@@ -152,18 +155,34 @@ class AdamCritic(CriticFit):
         for parameter, piece in zip(values.parameters, unflatten(gradient, values.parameters), strict=True):
             parameter.grad = piece
         losses = []
+        num_minibatches = values.comm.largest(-(-values.size // self.batch_size))
         with _fused(optimizer):
             for _ in range(self.n_epochs):
                 permutation = th.as_tensor(np.random.permutation(values.size), device=returns.device)
-                for index in th.split(permutation, self.batch_size):
+                for index in minibatches(permutation, self.batch_size, num_minibatches):
                     predicted = values.linearize(index)
                     error = predicted.outputs[0] - returns[index].unsqueeze(1)
                     # The gradient of the mean of the squared errors.
-                    predicted.vjp([error * (2.0 / len(index))], out=gradient.zero_())
+                    predicted.vjp([error * (2.0 / max(len(index), 1))], out=gradient.zero_())
+                    loss, mean = values.comm.mean([error.square().mean(), gradient], len(index))
+                    gradient.copy_(mean)
                     optimizer.step()
-                    losses.append(error.square().mean())
+                    losses.append(loss)
         optimizer.zero_grad(set_to_none=True)
         return CriticStats(CriticStatus.FITTED, float(th.stack(losses).mean()) if losses else math.nan)
+
+
+def minibatches(permutation: th.Tensor, batch_size: int, count: int) -> Sequence[th.Tensor]:
+    """
+    Cut a permutation of this rank's states into as many minibatches as every other rank has.
+
+    :param permutation: (N,) integers
+    :param batch_size: states in a minibatch; fewer in the last one
+    :param count: the number of minibatches, at least N / batch_size; where it is more than that, they are of equal size
+    :return: ``count`` pieces
+    """
+    pieces = th.split(permutation, batch_size)
+    return pieces if len(pieces) == count else th.tensor_split(permutation, count)
 
 
 @contextmanager
@@ -186,7 +205,9 @@ def _fused(optimizer: th.optim.Optimizer) -> Iterator[None]:
             group["fused"], group["foreach"] = fused, foreach
 
 
-def fit_critic(critic: CriticFit, policy: ActorCriticPolicy, split: ParameterSplit, rollout: Any) -> CriticStats:
+def fit_critic(
+    critic: CriticFit, policy: ActorCriticPolicy, split: ParameterSplit, rollout: Any, comm: Communicator = ALONE
+) -> CriticStats:
     """
     Fit the critic, or leave it exactly as it was.
 
@@ -197,21 +218,22 @@ def fit_critic(critic: CriticFit, policy: ActorCriticPolicy, split: ParameterSpl
     :param policy: whose critic
     :param split: which parameters are whose
     :param rollout: with ``observations`` and ``returns``
+    :param comm: who else has a part of the rollout
     :return: what happened
     """
     if not split.critic:
         return CriticStats(CriticStatus.NO_PARAMETERS)
     # The returns of a state whose observation is not finite are not finite either: name the cause first.
-    if not all_finite(rollout.observations):
+    if not comm.all(all_finite(rollout.observations)):
         return CriticStats(CriticStatus.NONFINITE_OBSERVATIONS)
-    if not all_finite(rollout.returns):
+    if not comm.all(all_finite(rollout.returns)):
         return CriticStats(CriticStatus.NONFINITE_RETURNS)
     old = [parameter.detach().clone() for parameter in split.critic]
     optimizer = policy.optimizer
     old_state = _copy_state(optimizer, split)
     critic_modules = [module for module in policy.modules() if module not in split.actor_modules]
     with evaluation_mode(policy, but_for=critic_modules if critic.training_mode else ()):
-        stats = critic.fit(ValueFunction(policy, split, rollout.observations), rollout.returns)
+        stats = critic.fit(ValueFunction(policy, split, rollout.observations, comm), rollout.returns)
     # An infinite loss tells of an overflow even where the optimizer keeps its steps bounded.
     if all_finite(split.critic) and not math.isinf(stats.loss):
         return stats

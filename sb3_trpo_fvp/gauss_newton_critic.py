@@ -7,6 +7,7 @@ import torch as th
 
 from sb3_trpo_fvp.conjugate_gradient import conjugate_gradient
 from sb3_trpo_fvp.critic import CriticFit, CriticStats, CriticStatus, ValueFunction
+from sb3_trpo_fvp.distributed import Communicator
 from sb3_trpo_fvp.parameters import assign, flatten
 
 _SHRINK, _GROW = 0.5, 4.0
@@ -138,7 +139,8 @@ class GaussNewtonCritic(CriticFit):
         jacobian = values.linearize()
         (predicted,) = jacobian.outputs
         targets = returns.to(predicted.dtype).view_as(predicted)
-        old_loss = _mean_square(targets, predicted)
+        comm = values.comm
+        old_loss = _mean_square(_error(targets, predicted), comm)
         if old_loss == 0.0:
             return _Step(CriticStatus.ZERO_GRADIENT, old_loss, old_loss)
         if not math.isfinite(old_loss):
@@ -146,10 +148,10 @@ class GaussNewtonCritic(CriticFit):
 
         # From here to the trial in units of the root mean square residual: there f = ½.
         unit = math.sqrt(old_loss)
-        g = jacobian.vjp([(targets - predicted) / unit]) / values.size
+        (g,) = comm.mean([jacobian.vjp([(targets - predicted) / unit]) / values.size], values.size)
         gg = float(th.dot(g.double(), g.double()))
         (jg,) = jacobian.jvp(g)
-        gbg = float(jg.double().square().mean())
+        gbg = _mean_square(jg, comm)
         if gg == 0.0 or gbg == 0.0:
             return _Step(CriticStatus.ZERO_GRADIENT, old_loss, old_loss)
         if not math.isfinite(gg + gbg):
@@ -157,7 +159,8 @@ class GaussNewtonCritic(CriticFit):
         damping = self.damping * gbg / gg
 
         def damped_curvature(v: th.Tensor) -> th.Tensor:
-            return jacobian.vjp(jacobian.jvp(v)) / values.size + damping * v
+            (bv,) = comm.mean([jacobian.vjp(jacobian.jvp(v)) / values.size], values.size)
+            return bv + damping * v
 
         solution = conjugate_gradient(damped_curvature, g, max_steps=self.cg_max_steps, rtol=self.cg_residual_tol)
         d = solution.value
@@ -168,7 +171,7 @@ class GaussNewtonCritic(CriticFit):
 
         old = [parameter.detach().clone() for parameter in values.parameters]
         assign(values.parameters, flatten(old) + unit * d)
-        new_loss = _mean_square(targets, values())
+        new_loss = _mean_square(_error(targets, values()), comm)
         ratio = 0.5 * (1.0 - new_loss / old_loss) / reduction
         self._adapt(ratio)
         if new_loss < old_loss:
@@ -183,6 +186,11 @@ class GaussNewtonCritic(CriticFit):
         self.state["damping"] = min(max(self.damping * factor, self.min_damping), self.max_damping)
 
 
-def _mean_square(targets: th.Tensor, predicted: th.Tensor) -> float:
-    """Mean squared error in double precision: single would lose the last, small steps, and overflow early."""
-    return float((targets.double() - predicted.double()).square().mean())
+def _error(targets: th.Tensor, predicted: th.Tensor) -> th.Tensor:
+    """In double precision: single would lose the last, small steps, and its squares overflow early."""
+    return targets.double() - predicted.double().view_as(targets)
+
+
+def _mean_square(error: th.Tensor, comm: Communicator) -> float:
+    """Over the states of all ranks."""
+    return float(comm.mean([error.double().square().mean()], len(error))[0])

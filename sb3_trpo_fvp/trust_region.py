@@ -12,10 +12,11 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
 from sb3_trpo_fvp.conjugate_gradient import CGSolution, CGStatus, conjugate_gradient
-from sb3_trpo_fvp.distributions import detach, family_of, joint_kl, monte_carlo_kl
+from sb3_trpo_fvp.distributed import ALONE, Communicator
+from sb3_trpo_fvp.distributions import Phi, family_of, joint_kl, monte_carlo_kl
 from sb3_trpo_fvp.fisher import FisherOperator
 from sb3_trpo_fvp.networks import linearize_log_prob, prepare_actions, require_family
-from sb3_trpo_fvp.parameters import all_finite, assign, flatten
+from sb3_trpo_fvp.parameters import all_finite, assign, flatten, num_observations
 
 
 class StepStatus(Enum):
@@ -115,6 +116,7 @@ class SurrogateProblem:
     :param advantages: Â, shape (N,)
     :param kl_reduction: ``"sum"`` over action dimensions, the joint KL, or their ``"mean"``
     :param kl_estimator: ``"analytic"`` or ``"monte_carlo"``: which KL is held against the bound
+    :param comm: who else has states of this rollout: every mean here is over the states of all
     """
 
     def __init__(
@@ -126,25 +128,28 @@ class SurrogateProblem:
         *,
         kl_reduction: str = "sum",
         kl_estimator: str = "analytic",
+        comm: Communicator = ALONE,
     ):
         self.policy = policy
+        self.comm = comm
         self.observations = observations
         self._raw_actions = actions
         self.actions = prepare_actions(policy, actions)
         with th.no_grad():
             distribution = policy.get_distribution(observations)
             self._old_log_prob = distribution.log_prob(self.actions)
-            self.old_entropy = float(mean_entropy(distribution, self._old_log_prob))
+            old_entropy = mean_entropy(distribution, self._old_log_prob)
             self.advantages = advantages.to(self._old_log_prob.dtype)
             self._family = family_of(distribution)
             if kl_estimator == "analytic" or kl_reduction == "mean":
                 require_family(distribution, kl_estimator if kl_reduction == "sum" else 'kl_reduction="mean"')
-            self._old_phi = () if self._family is None else detach(self._family.parameters(distribution))
+            self._old_phi = () if self._family is None else _double(self._family.parameters(distribution))
             self.kl_scale = 1.0
             if kl_reduction == "mean" and self._family is not None:
                 self.kl_scale = 1.0 / self._family.kl(self._old_phi, self._old_phi).shape[1]
         self._analytic = kl_estimator == "analytic"
-        self.old_objective = float(self.advantages.mean())
+        old = comm.mean([th.stack([self.advantages.double().mean(), old_entropy.double()])], len(advantages))
+        self.old_objective, self.old_entropy = old[0].tolist()
 
     def gradient(self, parameters: Sequence[nn.Parameter]) -> th.Tensor:
         """
@@ -155,7 +160,8 @@ class SurrogateProblem:
         """
         # At π = π_k the ratio is 1, and the gradient is that of log π, weighted.
         scores = linearize_log_prob(self.policy, self.observations, self._raw_actions, parameters)
-        return scores.vjp([self.advantages / len(self.advantages)])
+        g = scores.vjp([self.advantages / len(self.advantages)])
+        return self.comm.mean([g], len(self.advantages))[0]
 
     @th.no_grad()
     def evaluate(self) -> Evaluation:
@@ -167,14 +173,21 @@ class SurrogateProblem:
         distribution = self.policy.get_distribution(self.observations)
         log_prob = distribution.log_prob(self.actions)
         # expm1 keeps the digits of a small improvement that a difference of two surrogates would lose.
-        improvement = (self.advantages * th.expm1(log_prob - self._old_log_prob)).mean()
+        improvement = (self.advantages.double() * th.expm1(log_prob - self._old_log_prob)).mean()
         sampled = monte_carlo_kl(self._old_log_prob, log_prob)
         kl = sampled.new_tensor(math.nan)
         if self._family is not None:
-            kl = joint_kl(self._family, self._old_phi, self._family.parameters(distribution))
-        numbers = th.stack([improvement, kl, sampled, mean_entropy(distribution, log_prob)]).tolist()
+            kl = joint_kl(self._family, self._old_phi, _double(self._family.parameters(distribution)))
+        entropy = mean_entropy(distribution, log_prob)
+        means = th.stack([number.double() for number in (improvement, kl, sampled, entropy)])
+        numbers = self.comm.mean([means], len(self.advantages))[0].tolist()
         constraint = self.kl_scale * (numbers[1] if self._analytic else numbers[2])
         return Evaluation(numbers[0], numbers[1], numbers[2], constraint, numbers[3])
+
+
+def _double(phi: Phi) -> Phi:
+    """Close distributions differ in their last digits: in single precision a small KL would be mostly rounding."""
+    return tuple(tensor.detach().double() for tensor in phi)
 
 
 def mean_entropy(distribution: Distribution, log_prob: th.Tensor) -> th.Tensor:
@@ -199,6 +212,7 @@ def trust_region_step(
     cg_residual_tol: float,
     shrinking_factor: float,
     max_iterations: int,
+    precondition: bool = True,
 ) -> TrustRegionStats:
     """
     Solve (H + λI)s = g, step βs with β = √(2δ / sᵀHs), and backtrack until surrogate and KL agree (TRPO, appendix C).
@@ -215,22 +229,33 @@ def trust_region_step(
     :param cg_residual_tol: relative residual at which the direction is good enough
     :param shrinking_factor: by which a refused step is shortened
     :param max_iterations: most steps to try
+    :param precondition: whether to use the operator's preconditioner, if it has one
     :return: what happened
     """
     parameters = operator.parameters
     g = problem.gradient(parameters)
     products = 0
 
+    def average(tensors: Sequence[th.Tensor]) -> list[th.Tensor]:
+        return problem.comm.mean(tensors, num_observations(operator.observations))
+
     def curvature(v: th.Tensor) -> th.Tensor:
         nonlocal products
         products += 1
-        return problem.kl_scale * operator.matvec(v)
+        return problem.kl_scale * average([operator.matvec(v)])[0]
 
-    solution = conjugate_gradient(lambda v: curvature(v) + damping * v, g, max_steps=cg_max_steps, rtol=cg_residual_tol)
+    solution = conjugate_gradient(
+        lambda v: curvature(v) + damping * v,
+        g,
+        max_steps=cg_max_steps,
+        rtol=cg_residual_tol,
+        # Up to a constant, which does not matter, that of κ(F + λ/κ I).
+        preconditioner=operator.preconditioner(damping / problem.kl_scale, average) if precondition else None,
+    )
     s = solution.value
     shs = _undamped_quadratic_form(solution, damping)
     if shs is None:
-        shs = float(th.dot(s, curvature(s)))
+        shs = float(th.dot(s.double(), curvature(s).double()))
     # In double precision: squares of a finite gradient may overflow.
     g_norm = float(th.linalg.vector_norm(g.double()))
     stats = TrustRegionStats(
@@ -249,7 +274,7 @@ def trust_region_step(
     slope = beta * float(th.dot(g.double(), s.double()))
     stats = replace(stats, beta=beta, predicted_improvement=slope)
     old = [parameter.detach().clone() for parameter in parameters]
-    theta, step = flatten(old), beta * s
+    theta, step = flatten(old), (beta * s.double()).to(s.dtype)
     accepted = False
     try:
         for backtracks in range(max_iterations):
@@ -294,12 +319,12 @@ def _undamped_quadratic_form(solution: CGSolution, damping: float) -> float | No
 def _status_without_step(problem: SurrogateProblem, g: th.Tensor, solution: CGSolution, shs: float) -> StepStatus:
     """Name what keeps the direction from being tried; LINE_SEARCH_FAILED if nothing does, until a step is accepted."""
     if not all_finite(g):
-        if not all_finite(problem.observations):
+        if not problem.comm.all(all_finite(problem.observations)):
             return StepStatus.NONFINITE_OBSERVATIONS
-        return StepStatus.NONFINITE_GRADIENT if all_finite(problem.advantages) else StepStatus.NONFINITE_ADVANTAGES
+        finite = problem.comm.all(all_finite(problem.advantages))
+        return StepStatus.NONFINITE_GRADIENT if finite else StepStatus.NONFINITE_ADVANTAGES
     if solution.status is CGStatus.ZERO_RHS:
         return StepStatus.ZERO_GRADIENT
-    if solution.num_steps == 0 or not shs > 0.0 or not math.isfinite(shs):
-        negative = solution.status is CGStatus.NONPOSITIVE_CURVATURE or shs <= 0.0
-        return StepStatus.NONPOSITIVE_CURVATURE if negative else StepStatus.NONFINITE_CURVATURE
-    return StepStatus.LINE_SEARCH_FAILED
+    if not math.isfinite(shs) or (solution.num_steps == 0 and solution.status is CGStatus.NONFINITE):
+        return StepStatus.NONFINITE_CURVATURE
+    return StepStatus.LINE_SEARCH_FAILED if shs > 0.0 else StepStatus.NONPOSITIVE_CURVATURE

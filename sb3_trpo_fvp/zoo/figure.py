@@ -20,7 +20,8 @@ def draw(path: Path, title: str, algorithms: Sequence[Measured]) -> None:
     :param title: the figure's title
     :param algorithms: what was measured, the baseline first
     """
-    figure = Figure(figsize=(13, 4.2), layout="constrained")
+    figure = Figure(figsize=(13, 4.2))
+    figure.set_layout_engine("constrained", wspace=0.06)
     by_steps, by_time, kl = figure.subplots(1, 3)
     for color, algorithm in zip(COLORS, algorithms, strict=True):
         _curve(by_steps, algorithm.steps, algorithm, color)

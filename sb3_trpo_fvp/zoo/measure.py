@@ -27,8 +27,9 @@ class Estimate:
     per_seed: tuple[float, ...]
 
     def __str__(self) -> str:
-        digits = 1 if abs(self.mean) >= 10 else 2
-        return f"{self.mean:.{digits}f}  [{self.low:.{digits}f}, {self.high:.{digits}f}]"
+        size = abs(self.mean)
+        digits = 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 else 4
+        return f"{self.mean:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
 
 
 def bootstrap(samples: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,0 +1,200 @@
+"""
+Speed of several ranks: ``python -m benchmarks.scaling``.
+
+Measuring policy. The work per rank is the same however many there are (weak scaling): environments of its own, so many steps
+of each, one torch thread. Runs of 1 and of 2 ranks follow each other in turns, each in processes of its own; a run's figure is
+the median over its updates after the first, and the result is the ratio of steps per second, the median over the pairs with
+its quartiles. Communication is what the ranks themselves log, and includes waiting for the slower one.
+
+The model's link is fitted to the quickest all-reduces of 2 and 4 ranks that do nothing else on this machine; its work is the
+CPU time of runs of one rank. Other processes disturb neither much. What it says of 8, 64 and 512 ranks is on paper: a
+ring of 10 Gbit/s, the software's latency as measured here plus an assumed one of the network, one rank a link.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.environment import describe_environment, load_average
+from benchmarks.pairs import Summary, summarize
+from benchmarks.scaling_model import Link, Work, efficiency, fit_link, most_ranks, update_seconds
+from benchmarks.tables import update_page
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "scaling" / "scaling.json"
+PAGE = ROOT / "docs" / "distributed.md"
+NETWORK_LATENCY = 20e-6
+"""Assumed: seconds of one hop over a 10 Gbit/s network beside the software's."""
+NETWORK_BANDWIDTH = 10e9 / 8
+RANKS = (8, 64, 512)
+KNOBS: dict[str, dict[str, Any]] = {
+    "as measured": {},
+    "`cg_max_steps=5`": {"cg_max_steps": 5},
+    "`fisher_sub_sampling_factor=4`": {"fisher_sub_sampling_factor": 4},
+    "`n_critic_updates=3`": {"n_critic_updates": 3},
+    '`critic="gauss_newton"`': {"critic": "gauss_newton"},
+    "4 × `batch_size`": {"batch_size": 512},
+    "4 × `n_steps` and `batch_size`": {"n_steps": 4096, "batch_size": 512},
+}
+
+
+def run_ranks(ranks: int, *arguments: str) -> Any:
+    """
+    Start ranks and wait for what rank 0 prints.
+
+    :param ranks: how many
+    :param arguments: command line of :mod:`benchmarks.scaling_rank`
+    :return: the JSON
+    """
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    command = [*launcher, "-m", "benchmarks.scaling_rank", *arguments]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        print(done.stderr, file=sys.stderr)
+        done.check_returncode()
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """
+    Measure everything.
+
+    :param options: the command line
+    :return: for JSON
+    """
+    learn = ["--env", options.env, "--n-envs", str(options.n_envs), "--updates", str(options.updates)]
+    runs: dict[int, list[dict[str, Any]]] = {1: [], 2: []}
+    loads = []
+    for turn in range(options.pairs):
+        loads.append(load_average())
+        for ranks in (1, 2) if turn % 2 == 0 else (2, 1):
+            runs[ranks].append(run_ranks(ranks, *learn))
+        one, two = (runs[ranks][-1]["steps_per_second"] for ranks in (1, 2))
+        print(f"pair {turn + 1} of {options.pairs}: {two / one:.2f} × the steps per second of one rank", flush=True)
+    samples = [sample for ranks in (2, 4) for sample in run_ranks(ranks, "--what", "all-reduce")]
+    works = {}
+    for name, params in KNOBS.items():
+        own = runs[1] if not params else [run_ranks(1, *learn, "--params", json.dumps(params))]
+        works[name] = asdict(work_of(own))
+        print(f"one rank, {name}: done", flush=True)
+    return {
+        "env": options.env,
+        "n_envs": options.n_envs,
+        "environment": describe_environment(options.note),
+        "loads": loads,
+        "runs": {str(ranks): own for ranks, own in runs.items()},
+        "all_reduces": samples,
+        "works": works,
+    }
+
+
+def work_of(runs: list[dict[str, Any]]) -> Work:
+    """
+    Summarize runs of one rank.
+
+    :param runs: what :func:`benchmarks.scaling_rank.learn` returned
+    :return: their medians
+    """
+
+    def median(key: str) -> float:
+        return statistics.median(run[key] for run in runs)
+
+    return Work(
+        states=int(median("states")),
+        rollout=median("rollout_cpu"),
+        rollout_std=median("rollout_cpu_std"),
+        train=median("update_cpu") - median("rollout_cpu"),
+        messages=median("messages"),
+        size=median("megabytes") * 1e6,
+    )
+
+
+def speed_up(results: dict[str, Any]) -> Summary:
+    """
+    Divide the speed of two ranks by that of one, pair by pair.
+
+    :param results: as committed
+    :return: median and quartiles
+    """
+    one, two = ([run["steps_per_second"] for run in results["runs"][ranks]] for ranks in ("1", "2"))
+    return summarize(two, one)
+
+
+def report(results: dict[str, Any]) -> str:
+    """
+    Write the section of the page.
+
+    :param results: as committed
+    :return: markdown
+    """
+    environment, two = results["environment"], results["runs"]["2"]
+    ratio = speed_up(results)
+
+    def share(key: str) -> float:
+        return statistics.median(run[key] / run["update"] for run in two)
+
+    measured = fit_link([(ranks, size, seconds) for ranks, size, seconds in results["all_reduces"]])
+    link = Link(measured.latency + NETWORK_LATENCY, min(measured.bandwidth, NETWORK_BANDWIDTH))
+    base = Work(**results["works"]["as measured"])
+    cpu = statistics.median(run["update_cpu"] for run in two) / (base.rollout + base.train)
+    messages, megabytes = (statistics.median(run[key] for run in two) for key in ("messages", "megabytes"))
+    rows = []
+    for name, fields in results["works"].items():
+        work = Work(**fields)
+        cells = [f"{efficiency(work, link, ranks):.0%}" for ranks in RANKS]
+        rows.append((name, f"{work.messages:.0f}", f"{work.size / 1e6:.1f}", *cells, f"{most_ranks(work, link):,}"))
+    header = ("setting", "messages", "MB", *(f"{ranks} ranks" for ranks in RANKS), "ranks at 50 %")
+    table = "\n".join("| " + " | ".join(line) + " |" for line in (header, ("---",) * len(header), *rows))
+    loads = [load for load in results["loads"] if load is not None]
+    busy = f", load average {min(loads):.1f} to {max(loads):.1f}" if loads else ""
+    note = f" **{environment['note']}**" if environment["note"] else ""
+    return f"""
+{results["env"]}, {results["n_envs"]} environments and {base.states} steps a rank and update, {two[0]["parameters"]:,}
+parameters; {environment["cpu"]}, {environment["cpu_count"]} cores{busy}, commit {environment["commit"]}.{note}
+
+- **Two ranks make {ratio.median:.2f} × the environment steps per second of one** (quartiles {ratio.lower:.2f} to
+  {ratio.upper:.2f}, {ratio.pairs} pairs).
+- An update of two ranks exchanges {messages:.0f} messages and {megabytes:.1f} MB; communication, waiting for the other rank
+  included, is {share("communication"):.0%} of its time, the rollout {share("rollout"):.0%}.
+- In CPU time, which other processes do not touch, an update costs a rank of two {cpu:.2f} × what it costs a single one: what
+  the ranks lose beyond that is waiting.
+- One rank spends {base.rollout / update_seconds(base, link, 1):.0%} of its time in rollouts, whose length varies by
+  {base.rollout_std / base.rollout:.0%} (standard deviation) between updates.
+- The model says {2 * efficiency(base, measured, 2):.2f} × for two ranks on this machine.
+
+What the model says of a ring over 10 Gbit/s ({link.latency * 1e6:.0f} µs a hop, of which {NETWORK_LATENCY * 1e6:.0f} µs are
+assumed; {link.bandwidth * 8 / 1e9:.1f} Gbit/s): part of the ideal speed that is reached, and the number of ranks at which half
+of it is.
+
+{table}
+"""
+
+
+def main() -> None:
+    """Measure, write the results, and write what follows from them into the page."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
+    parser.add_argument("--env", default="Humanoid-v5")
+    parser.add_argument("--n-envs", type=int, default=2, help="environments of a rank")
+    parser.add_argument("--updates", type=int, default=4, help="measured updates of a run")
+    parser.add_argument("--pairs", type=int, default=7, help="runs of one rank and of two")
+    parser.add_argument("--note", default="", help="what a reader must know about the machine")
+    parser.add_argument("--report-only", action="store_true", help="write the page from the committed results")
+    options = parser.parse_args()
+    if not options.report_only:
+        results = measure(options)
+        RESULTS.parent.mkdir(parents=True, exist_ok=True)
+        RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    text = report(json.loads(RESULTS.read_text(encoding="utf-8")))
+    update_page(PAGE, {"scaling": text})
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""Results as tables: for the terminal, and as markdown between markers of a page."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from benchmarks.improvement_curve import DAMPINGS, improvement_summary
+from benchmarks.pairs import Summary
+from benchmarks.rows import ROWS, Row
+
+HEADER = ("what", "work", "against", "target", "1 thread", "2 threads")
+
+
+def cell(row: Row, results: dict[str, Any], threads: int) -> str:
+    """
+    Write one measurement: median, quartiles, and a verdict where the target is meant for this number of threads.
+
+    :param row: which
+    :param results: as committed
+    :param threads: torch's
+    :return: such as ``4.1 (4.0–4.3) ✓``
+    """
+    measured = results["rows"].get(row.key, {}).get(str(threads))
+    if measured is None:
+        return "–"
+    ratio = row.target.ratio(measured)
+    verdict = "" if threads not in row.target.threads else " ✓" if row.target.is_met(ratio) else " ✗"
+    return _spread(ratio) + verdict
+
+
+def _spread(ratio: Summary) -> str:
+    digits = 1 if ratio.median >= 10 else 2
+    return f"{ratio.median:.{digits}f} ({ratio.lower:.{digits}f}–{ratio.upper:.{digits}f})"
+
+
+def lines(results: dict[str, Any], rows: tuple[Row, ...] = ROWS) -> list[tuple[str, ...]]:
+    """
+    Tabulate.
+
+    :param results: as committed
+    :param rows: which
+    :return: one tuple for each row, as :data:`HEADER` names them
+    """
+    return [(row.what, row.work, row.reference, str(row.target), cell(row, results, 1), cell(row, results, 2)) for row in rows]
+
+
+def terminal_table(results: dict[str, Any], rows: tuple[Row, ...] = ROWS) -> Table:
+    """
+    Tabulate for a terminal.
+
+    :param results: as committed
+    :param rows: which
+    :return: for rich to print
+    """
+    table = Table(*HEADER, title="Measured against target: median of pairs (quartiles)")
+    for line in lines(results, rows):
+        style = "red" if "✗" in line[4] + line[5] else "green" if "✓" in line[4] + line[5] else None
+        table.add_row(*(text.replace("`", "") for text in line), style=style)
+    return table
+
+
+def markdown(results: dict[str, Any]) -> dict[str, str]:
+    """
+    Write everything that a page shows of the results.
+
+    :param results: as committed
+    :return: text by the name of its markers
+    """
+    parts = {"speed-table": _markdown_table(HEADER, lines(results)), "speed-environment": _environment(results)}
+    if "improvement" in results["curves"]:
+        parts["speed-improvement"] = _improvement(results["curves"]["improvement"])
+    return parts
+
+
+def update_page(file: Path, parts: dict[str, str]) -> None:
+    """
+    Replace what stands between ``<!-- NAME:start -->`` and ``<!-- NAME:end -->``; pages without such markers stay as they are.
+
+    :param file: markdown
+    :param parts: text by name
+    """
+    text = file.read_text(encoding="utf-8")
+    for name, part in parts.items():
+        start, end = f"<!-- {name}:start -->", f"<!-- {name}:end -->"
+        if start in text and end in text:
+            before, _, rest = text.partition(start)
+            text = f"{before}{start}\n{part}\n{end}{rest.partition(end)[2]}"
+    file.write_text(text, encoding="utf-8")
+
+
+def _markdown_table(header: tuple[str, ...], body: list[tuple[str, ...]]) -> str:
+    return "\n".join("| " + " | ".join(line) + " |" for line in (header, ("---",) * len(header), *body))
+
+
+def _environment(results: dict[str, Any]) -> str:
+    environment = results["environment"]
+    versions = ", ".join(f"{name} {number}" for name, number in environment["versions"].items() if number)
+    loads = [measured["load"] for row in results["rows"].values() for measured in row.values() if measured["load"] is not None]
+    busy = f" Load average before each row: {min(loads):.1f} to {max(loads):.1f}." if loads else ""
+    note = f" **{environment['note']}**" if environment["note"] else ""
+    return (
+        f"Measured on {environment['cpu']}, {environment['cpu_count']} cores, {environment['os']}, Python "
+        f"{environment['python']}, {versions}, commit {environment['commit']}, at least {results['pairs']} pairs a row "
+        f"(memory: 3).{busy}{note}"
+    )
+
+
+def _improvement(curve: dict[str, Any]) -> str:
+    header = ("damping λ", "`cg_residual_tol`", "products (median)", "predicted improvement: median", "worst rollout")
+    body, sentences = [], []
+    for damping in DAMPINGS:
+        summary = improvement_summary(curve["records"], damping, curve["enough"])
+        for line in summary["by_tolerance"]:
+            fractions = (f"{100 * line[key]:.1f} %" for key in ("median", "worst"))
+            body.append((f"{damping:g}", f"{line['tolerance']:g}", f"{line['products']:g}", *fractions))
+        needed = summary["needed"]
+        sentences.append(
+            f"At λ = {damping:g}, {100 * curve['enough']:g} % of the predicted improvement takes {needed['ours']:g} products "
+            f"(median of {summary['rollouts']} rollouts), with a diagonal preconditioner {needed['jacobi']:g}."
+        )
+    return _markdown_table(header, body) + "\n\n" + " ".join(sentences)

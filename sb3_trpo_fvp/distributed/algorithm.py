@@ -1,0 +1,258 @@
+"""An on-policy algorithm of Stable-Baselines3 whose rollouts are shared out among ranks."""
+
+import io
+import os
+import pathlib
+import warnings
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
+
+import torch as th
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ProgressBarCallback
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.type_aliases import MaybeCallback
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_trpo_fvp.distributed.agreement import check_arguments, check_parameters
+from sb3_trpo_fvp.distributed.communicator import Communicator, communicator
+from sb3_trpo_fvp.distributed.statistics import merge_running_statistics, running_statistics, window
+
+SelfAlgorithm = TypeVar("SelfAlgorithm", bound="DataParallelAlgorithm")
+
+SEED_STRIDE = 10_000
+"""Between the seeds of two ranks, so that environment i of one is no environment of another."""
+
+
+@dataclass(frozen=True)
+class RolloutReport:
+    """
+    What a rank tells the others after its part of a rollout.
+
+    :param num_timesteps: environment steps taken
+    :param go_on: False if a callback asked to stop
+    :param episodes: statistics of the episodes that ended, see ``Monitor``
+    :param successes: ``is_success`` of those that report it
+    """
+
+    num_timesteps: int
+    go_on: bool
+    episodes: list[dict[str, Any]]
+    successes: list[Any]
+
+
+class DataParallelAlgorithm(OnPolicyAlgorithm):
+    """
+    What every on-policy algorithm does alike when several ranks train one policy; alone, it does nothing.
+
+    Each rank steps environments of its own from a seed of its own. Parameters, optimizer state and running statistics
+    are taken over from rank 0 when ``learn`` begins; steps, episodes and ``VecNormalize`` statistics are put together
+    after every rollout; rank 0 alone logs, saves and runs callbacks. What an update averages is up to the subclass,
+    which calls :meth:`_end_update` when it is done.
+    """
+
+    _taken_over: ClassVar[tuple[str, ...]] = ("num_timesteps", "_n_updates")
+    """Attributes beside the networks and running statistics that all ranks take over from rank 0."""
+    _bases: tuple[RunningMeanStd, ...] = ()
+    """The ``VecNormalize`` statistics that all ranks last agreed on."""
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """
+        Seed all generators and the environments, differently on every rank.
+
+        :param seed: seed of rank 0
+        """
+        if seed is not None:
+            seed = (seed + communicator().rank * SEED_STRIDE) % 2**32
+        super().set_random_seed(seed)
+
+    def learn(
+        self: SelfAlgorithm,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 1,
+        tb_log_name: str = "OnPolicyAlgorithm",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfAlgorithm:
+        """
+        Learn, see ``BaseAlgorithm.learn``. With several ranks, every rank calls this with the same numbers.
+
+        :param total_timesteps: environment steps of all ranks together
+        :param callback: run on rank 0; one with an attribute ``every_rank = True`` on each rank
+        :param log_interval: updates between logs
+        :param tb_log_name: the name of the run for TensorBoard
+        :param reset_num_timesteps: whether to count steps from zero
+        :param progress_bar: whether rank 0 shows one
+        :return: the trained model
+        :raises RankFailure: with several ranks, if one died, hung, raised or went its own way
+        """
+        comm = communicator()
+        if comm.world_size == 1:
+            return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        with comm.reporting():
+            check_arguments(self, {"total_timesteps": total_timesteps, "reset_num_timesteps": reset_num_timesteps}, comm)
+            self._take_over_from_rank_0(comm)
+            if comm.rank > 0:
+                self.set_logger(Logger(folder=None, output_formats=[]))
+            callback = callback_of_rank(callback, comm.rank, progress_bar)
+            return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps)
+
+    def collect_rollouts(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        """
+        Fill this rank's rollout buffer and put the ranks' statistics together.
+
+        :param env: this rank's environments
+        :param callback: called at every step
+        :param rollout_buffer: to fill
+        :param n_rollout_steps: steps of each environment
+        :return: whether to go on: False on every rank as soon as a callback of one rank says so
+        """
+        comm = communicator()
+        if comm.world_size == 1:
+            return self._collect(env, callback, rollout_buffer, n_rollout_steps)
+        assert self.ep_info_buffer is not None
+        assert self.ep_success_buffer is not None
+        steps, episodes, successes = self.num_timesteps, list(self.ep_info_buffer), list(self.ep_success_buffer)
+        # Without an end for the while, so that what is new can be told from what was there.
+        self.ep_info_buffer, self.ep_success_buffer = deque(episodes), deque(successes)
+        go_on = self._collect(env, callback, rollout_buffer, n_rollout_steps)
+        reports = comm.gather(
+            RolloutReport(
+                self.num_timesteps - steps,
+                go_on,
+                list(self.ep_info_buffer)[len(episodes) :],
+                list(self.ep_success_buffer)[len(successes) :],
+            )
+        )
+        self.num_timesteps = steps + sum(report.num_timesteps for report in reports)
+        size = self._stats_window_size
+        self.ep_info_buffer = window(episodes, [report.episodes for report in reports], size)
+        self.ep_success_buffer = window(successes, [report.successes for report in reports], size)
+        if self._vec_normalize_env is not None:
+            statistics = running_statistics(self._vec_normalize_env)
+            merge_running_statistics(statistics, self._bases, comm)
+            self._bases = tuple(statistic.copy() for statistic in statistics)
+        return all(report.go_on for report in reports)
+
+    def _collect(self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int) -> bool:
+        """Fill the rollout buffer, as ``OnPolicyAlgorithm.collect_rollouts``; a faster way overrides this one."""
+        return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+
+    def _end_update(self) -> None:
+        """Check that all ranks hold the same policy after an update, and log what agreeing has cost."""
+        comm = communicator()
+        if comm.world_size == 1:
+            return
+        buffers = dict(self.policy.named_buffers())
+        if buffers:  # running statistics of batch normalisation, each rank's from its own minibatches
+            for name, tensor in comm.broadcast({name: tensor.cpu() for name, tensor in buffers.items()}).items():
+                buffers[name].copy_(tensor)
+        check_parameters(self.policy, self._n_updates, comm)
+        self.logger.record("distributed/world_size", comm.world_size)
+        for key, value in comm.spent().items():
+            self.logger.record(f"distributed/{key}", value)
+
+    def save(
+        self,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """
+        Save, see ``BaseAlgorithm.save``; on rank 0 only. A file is written beside and then moved into its place: a run
+        that is stopped meanwhile leaves the last checkpoint as it was.
+
+        :param path: path to the file where the model should be saved
+        :param exclude: name of parameters that should be excluded in addition to the default ones
+        :param include: name of parameters that might be excluded but should be included anyway
+        """
+        if communicator().rank > 0:
+            return
+        if not isinstance(path, (str, pathlib.Path)):
+            super().save(path, exclude, include)
+            return
+        target = pathlib.Path(path)
+        if target.suffix == "":
+            target = pathlib.Path(f"{target}.zip")
+        partial = target.with_name(f"{target.name}.partial")
+        super().save(partial, exclude, include)
+        os.replace(partial, target)
+
+    def _take_over_from_rank_0(self, comm: Communicator) -> None:
+        """Begin with rank 0's parameters, optimizer state, running statistics and what :attr:`_taken_over` names."""
+        state = io.BytesIO()
+        th.save({"policy": self.policy.state_dict(), "optimizer": self.policy.optimizer.state_dict()}, state)
+        statistics = [] if self._vec_normalize_env is None else running_statistics(self._vec_normalize_env)
+        attributes = {name: getattr(self, name) for name in self._taken_over}
+        written, attributes, bases = comm.broadcast((state.getvalue(), attributes, tuple(statistics)))
+        self._bases = bases
+        if comm.rank == 0:
+            self._bases = tuple(statistic.copy() for statistic in statistics)
+            return
+        loaded = th.load(io.BytesIO(written), map_location=self.device, weights_only=True)
+        self.policy.load_state_dict(loaded["policy"])
+        self.policy.optimizer.load_state_dict(loaded["optimizer"])
+        for name, value in attributes.items():
+            setattr(self, name, value)
+        for statistic, base in zip(statistics, bases, strict=True):
+            statistic.mean, statistic.var, statistic.count = base.mean.copy(), base.var.copy(), base.count
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_bases"]
+
+
+class GlobalProgressBar(ProgressBarCallback):
+    """A progress bar that counts the steps of all ranks, which are known when a rollout ends."""
+
+    def _on_step(self) -> bool:
+        self.pbar.update(self.model.num_timesteps - self.model._num_timesteps_at_start - self.pbar.n)
+        return True
+
+    def _on_training_end(self) -> None:
+        self._on_step()
+        super()._on_training_end()
+
+
+def callback_of_rank(callback: MaybeCallback, rank: int, progress_bar: bool) -> MaybeCallback:
+    """
+    Choose what a rank calls: all on rank 0, elsewhere only what is marked ``every_rank = True``.
+
+    :param callback: what ``learn`` was given
+    :param rank: the rank
+    :param progress_bar: whether to show one
+    :return: what to call on this rank
+    """
+    callbacks: list[Any] = _flat(callback)
+    if rank > 0:
+        return [part for part in callbacks if getattr(part, "every_rank", False)]
+    unmarked = [type(part).__name__ for part in callbacks if not hasattr(part, "every_rank") and not _is_known(part)]
+    if unmarked:
+        warnings.warn(
+            f"{', '.join(unmarked)} is called on rank 0 only, and knows nothing of the other ranks' environments: set "
+            "`every_rank = True` on a callback to have it called on each rank, or False to silence this warning.",
+            stacklevel=4,
+        )
+    return [*callbacks, GlobalProgressBar()] if progress_bar else callbacks
+
+
+def _flat(callback: Any) -> list[Any]:
+    if callback is None:
+        return []
+    if isinstance(callback, CallbackList):
+        callback = callback.callbacks
+    if isinstance(callback, list):
+        return [part for item in callback for part in _flat(item)]
+    return [callback]
+
+
+def _is_known(callback: Any) -> bool:
+    """Whether it logs, saves, evaluates or stops, as the ecosystem's own callbacks do."""
+    packages = ("stable_baselines3", "sb3_contrib", "sb3_trpo_fvp", "rl_zoo3", "wandb")
+    return type(callback).__module__.partition(".")[0] in packages

@@ -1,0 +1,100 @@
+"""Joining the process group that ``torchrun`` describes; it starts and supervises the ranks, nothing here does."""
+
+import contextlib
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+
+import torch as th
+
+from sb3_trpo_fvp.distributed.communicator import ALONE, Communicator, communicator
+
+TIMEOUT_VARIABLE = "SB3_TRPO_FVP_TIMEOUT"
+"""Environment variable: seconds that a rank waits for the others before it gives the run up."""
+DEFAULT_TIMEOUT = 600.0
+"""Longer than rank 0 takes for an evaluation, during which the others wait."""
+
+
+@contextlib.contextmanager
+def torchrun() -> Iterator[Communicator]:
+    """
+    Take part in the run if ``torchrun`` started this process, and do nothing if it did not.
+
+    Ranks but the first write nothing to stdout and warn of nothing; errors are shown on all. gloo carries what is on
+    the CPU and nccl what is on a GPU, rank i of a machine having its GPU i.
+
+    :return: context with the communicator
+    :raises ValueError: if the timeout in the environment is no positive number
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield ALONE
+        return
+    import torch.distributed as dist
+    from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+    if th.cuda.is_available():
+        th.cuda.set_device(int(os.environ["LOCAL_RANK"]) % th.cuda.device_count())
+    errors = get_error_handler()
+    errors.initialize()
+    dist.init_process_group(timeout=timedelta(seconds=timeout()))
+    comm = communicator()
+    try:
+        with comm.reporting(), _silence(comm.rank > 0):
+            yield comm
+    except Exception as error:
+        errors.record_exception(error)  # torchrun reports the first of these as the root cause
+        raise
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def timeout() -> float:
+    """
+    Read how long a rank waits for the others.
+
+    :return: seconds
+    :raises ValueError: if the environment says something else than a positive number
+    """
+    text = os.environ.get(TIMEOUT_VARIABLE, str(DEFAULT_TIMEOUT))
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.0 < seconds < float("inf"):
+        msg = f"`{TIMEOUT_VARIABLE}` must be in (0, ∞) seconds, got {text!r}"
+        raise ValueError(msg)
+    return seconds
+
+
+@contextlib.contextmanager
+def arguments_of_rank(args: Sequence[str], comm: Communicator) -> Iterator[list[str]]:
+    """
+    Give RL-Zoo's training script what this rank may do: all of it on rank 0; elsewhere no evaluation, checkpoint,
+    progress bar, tracking or log, and a folder that is gone afterwards for what is written all the same.
+
+    :param args: command line of ``rl_zoo3.train``
+    :param comm: the ranks
+    :return: context with this rank's command line
+    """
+    if comm.rank == 0:
+        yield list(args)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        kept = [argument for argument in args if argument not in ("-P", "--progress", "--track")]
+        quiet = ["--eval-freq", "-1", "--save-freq", "-1", "--tensorboard-log", "", "--verbose", "0"]
+        yield [*kept, *quiet, "--log-folder", folder]
+
+
+@contextlib.contextmanager
+def _silence(wanted: bool) -> Iterator[None]:
+    if not wanted:
+        yield
+        return
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere), warnings.catch_warnings():
+        if not sys.warnoptions:
+            warnings.simplefilter("ignore")
+        yield

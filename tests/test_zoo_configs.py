@@ -1,0 +1,82 @@
+import argparse
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import rl_zoo3
+import yaml
+
+from sb3_trpo_fvp.zoo.configs import config_folder, default_config, find_config
+from sb3_trpo_fvp.zoo.manager import ExperimentManager, register
+
+FILES = {algo: yaml.safe_load(Path(str(default_config(algo))).read_text()) for algo in ("trpo", "trpo_fvp")}
+ENVIRONMENTS = [env for env in FILES["trpo"] if env != "default"]
+SHARED = ("n_timesteps", "n_envs", "normalize", "env_wrapper", "policy")
+ROOT = Path(__file__).parents[1]
+
+
+def test_both_files_cover_the_same_environments_on_the_same_budget() -> None:
+    assert FILES["trpo"].keys() == FILES["trpo_fvp"].keys()
+    for env, baseline in FILES["trpo"].items():
+        ours = FILES["trpo_fvp"][env]
+        assert {key: baseline.get(key) for key in SHARED} == {key: ours.get(key) for key in SHARED}, env
+
+
+def test_the_baseline_is_rl_zoos_with_v4_carried_to_v5() -> None:
+    zoo = yaml.safe_load((Path(rl_zoo3.__file__).parent / "hyperparams" / "trpo.yml").read_text())
+    ours = FILES["trpo"]
+    unavailable = {env for env in zoo if env.startswith("Minitaur")}  # not in pybullet_envs_gymnasium
+    for env, entry in zoo.items():
+        if env not in unavailable:
+            assert ours[env.replace("-v4", "-v5")] == entry, env
+
+
+@pytest.mark.parametrize("env", ENVIRONMENTS)
+def test_every_entry_builds_both_models(env: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # MuJoCo logs into the working directory
+    register()
+    for algo in ("trpo", "trpo_fvp"):
+        model = _build(algo, env, tmp_path)
+        entry = FILES[algo][env]
+        assert type(model) is rl_zoo3.ALGOS[algo]
+        assert model.n_envs == entry["n_envs"]
+        assert (model.get_vec_normalize_env() is not None) == entry.get("normalize", False)
+        for key in entry.keys() & {"target_kl", "cg_damping", "cg_max_steps", "n_critic_updates", "n_steps", "gamma"}:
+            assert getattr(model, key) == entry[key], key
+        model.env.close()
+
+
+def _build(algo: str, env: str, folder: Path) -> Any:
+    manager = ExperimentManager(argparse.Namespace(), algo, env, str(folder), "", -1, -1, seed=0, verbose=0, device="cpu")
+    built = manager.setup_experiment()
+    assert built is not None
+    return built[0]
+
+
+def test_files_are_found_by_name_and_by_path(tmp_path: Path) -> None:
+    own = tmp_path / "own.yml"
+    own.write_text("default: {}")
+    assert find_config(str(own)) == str(own)
+    assert find_config("trpo.yml") == str(config_folder() / "trpo.yml")
+    assert find_config("sweeps/benchmark.yaml") == str(config_folder() / "sweeps" / "benchmark.yaml")
+    assert find_config("nothing.yml") is None
+    assert default_config("ppo") is None
+
+
+def test_the_wheel_brings_the_files_and_finds_them(tmp_path: Path) -> None:
+    build = "import sys; from hatchling.build import build_wheel; build_wheel(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", build, str(tmp_path)], cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    installed = tmp_path / "installed"
+    zipfile.ZipFile(wheel).extractall(installed)
+    # The module alone: what it finds depends on where it lies and on nothing else.
+    find = f"import runpy; m = runpy.run_path({str(installed / 'sb3_trpo_fvp/zoo/configs.py')!r}); print(m['config_folder']())"
+    found = subprocess.run(
+        [sys.executable, "-c", find], cwd=tmp_path, check=True, capture_output=True, text=True
+    ).stdout.strip()
+    assert found == str(installed / "sb3_trpo_fvp" / "zoo_configs")
+    packaged = {path.relative_to(found) for path in Path(found).rglob("*.y*ml")}
+    assert packaged == {path.relative_to(config_folder()) for path in config_folder().rglob("*.y*ml")}
