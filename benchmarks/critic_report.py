@@ -85,7 +85,7 @@ def fit_table(runs: Sequence[Series]) -> list[str]:
     :return: lines of Markdown
     """
     lines = [
-        "| environment | driver | runs | explained variance, Adam | Gauss-Newton | difference | time, Adam over Gauss-Newton |",
+        "| environment | driver | runs | explained variance, Adam | Gauss-Newton | difference | time, Adam / Gauss-Newton |",
         "|---|---|---|---|---|---|---|",
     ]
     for env in sorted({run.env for run in runs}):
@@ -108,7 +108,7 @@ def run_table(runs: Sequence[Series]) -> list[str]:
     :param runs: any
     :return: lines of Markdown
     """
-    lines = ["| environment | critic | runs | return | `train()` of sb3-contrib over ours |", "|---|---|---|---|---|"]
+    lines = ["| environment | critic | runs | return | `train()` time, sb3-contrib / ours |", "|---|---|---|---|---|"]
     for env in sorted({run.env for run in runs}):
         for critic, name in NAMES.items():
             group = [run for run in runs if (run.env, run.critic) == (env, critic)]

@@ -229,7 +229,7 @@ def test_damping_stays_within_its_bounds() -> None:
     policy = make_policy(vf=())
     data = Rollout(policy)
     state: dict[str, float] = {}
-    dampings = [data.fit(policy, state=state, min_damping=0.125, cg_max_steps=1).damping for _ in range(6)]
+    dampings = [data.fit(policy, state=state, n_steps=2, min_damping=0.125, cg_max_steps=1).damping for _ in range(6)]
     assert dampings == [0.25, 0.125, 0.125, 0.125, 0.125, 0.125]
     policy, data = overshooting()
     assert data.fit(policy, n_steps=3, damping=0.01, max_damping=0.02).damping == 0.02

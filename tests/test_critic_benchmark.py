@@ -82,7 +82,7 @@ def test_report_of_an_unfinished_study(tmp_path: Path) -> None:
     results.mkdir()
     page = tmp_path / "critic.md"
     page.write_text(f"before\n{critic_report.BEGIN}\nold\n{critic_report.END}\nafter\n")
-    for run in plan(["A", "B"], 2, 1000) + [Run("A", "adam", 2, 1000)]:
+    for run in [*plan(["A", "B"], 2, 1000), Run("A", "adam", 2, 1000)]:
         level = 1.5 if run.critic == "gauss_newton" else 1.0
         (results / run.file_name).write_text(json.dumps(_result(run, level)))
     critic_report.write_report(results, page, tmp_path / "critic.png")
