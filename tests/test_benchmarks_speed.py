@@ -118,9 +118,9 @@ def test_the_floor_is_the_arithmetic_of_the_written_out_product(models: Contesta
     _, v = contrib_product(models.theirs, samples)
     counts = []
     for work in (lambda: product(v), layer_products(models.ours.policy, samples)):
-        with FlopCounterMode(display=False) as counter:
+        with MatrixProducts() as counter:
             work()
-        counts.append(counter.get_total_flops())
+        counts.append(counter.flops)
     assert counts[0] == counts[1] == 128 * 2 * (4 * (3 * 8 + 8 * 8 + 8 * 1) - 2 * 3 * 8)
 
 
