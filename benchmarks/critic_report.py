@@ -218,6 +218,7 @@ def write_report(results: Path, page: Path = PAGE, figure: Path = FIGURE) -> Non
             else ["No environment and seed has been driven by both critics yet."]
         ),
     ]
+    lines += ["", f"![Explained variance on the next rollout](figures/{figure.name})"]
     head, _, rest = page.read_text().partition(BEGIN)
     _, _, tail = rest.partition(END)
     page.write_text("\n".join([head + BEGIN, "", *lines, "", END + tail]))

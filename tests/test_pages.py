@@ -47,7 +47,7 @@ def test_every_status_is_explained_with_its_code(statuses: Any) -> None:
 
 def test_links_between_pages_lead_somewhere() -> None:
     for page in DOCS.glob("*.md"):
-        for target, anchor in re.findall(r"\]\((?!http)([\w./-]*)(#[\w-]+)?\)", page.read_text()):
+        for target, anchor in re.findall(r"\]\((?!http)([\w./-]*\.md)?(#[\w-]+)?\)", page.read_text()):
             linked = (page.parent / target) if target else page
             assert linked.exists(), f"{page.name} links to {target}"
             if anchor:
