@@ -17,6 +17,7 @@ from torch import nn
 
 from sb3_trpo_fvp.distributions import family_of
 from sb3_trpo_fvp.layers import LinearLayer
+from sb3_trpo_fvp.linearization import pieces
 from sb3_trpo_fvp.parameters import all_finite, index_observations, num_observations
 from sb3_trpo_fvp.stacks import Stack, actor_stack
 
@@ -26,7 +27,6 @@ Preconditioner = Callable[[th.Tensor], th.Tensor]
 Average = Callable[[Sequence[th.Tensor]], Sequence[th.Tensor]]
 """Averages over states, of this process to those of all."""
 
-_CHUNK = 4096
 _SMALLEST_DAMPING = 1e-6
 
 
@@ -117,8 +117,8 @@ def _factors(
     layers: list[LinearLayer] = []
     inputs: list[th.Tensor] = []
     outputs: list[th.Tensor] = []
-    for start in range(0, size, _CHUNK):
-        piece = slice(start, start + _CHUNK)
+    one = stack.linearize(stack.features(index_observations(observations, slice(0, 1))))
+    for piece in pieces(size, one.kept_numbers):
         phi = stack.linearize(stack.features(index_observations(observations, piece)))
         score = None if family is None else family.score(phi.outputs, actions[piece])
         if score is None:

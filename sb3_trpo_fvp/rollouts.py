@@ -19,6 +19,7 @@ from stable_baselines3.common.distributions import (
     CategoricalDistribution,
     DiagGaussianDistribution,
     MultiCategoricalDistribution,
+    StateDependentNoiseDistribution,
 )
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
@@ -50,16 +51,28 @@ def plain_sampler(policy: ActorCriticPolicy, buffer: RolloutBuffer) -> Sampler |
         return None
     if policy.device.type != "cpu" or not is_plain_rollout_policy(policy):
         return None
-    steps = [_step(layer) for layer in (*policy.mlp_extractor.policy_net, policy.action_net)]
+    steps = [_step(layer) for layer in policy.mlp_extractor.policy_net]
+    last = _step(policy.action_net)
     distribution = policy.action_dist
 
-    def outputs(observations: Array) -> Array:
+    def latent(observations: Array) -> Array:
         x = observations.reshape(len(observations), -1).astype(np.float32, copy=False)
         for step in steps:
             x = step(x)
         return x
 
-    if isinstance(distribution, DiagGaussianDistribution):
+    def outputs(observations: Array) -> Array:
+        return last(latent(observations))
+
+    if isinstance(distribution, StateDependentNoiseDistribution):
+        squash = np.tanh if distribution.bijector is not None else lambda actions: actions
+
+        def sample(observations: Array) -> Array:
+            features = latent(observations)
+            noise: Array = distribution.get_noise(th.from_numpy(features)).detach().numpy()
+            return squash(last(features) + noise)  # type: ignore[no-any-return]
+
+    elif isinstance(distribution, DiagGaussianDistribution):
         std = policy.log_std.detach().exp().numpy()
 
         def sample(observations: Array) -> Array:
@@ -131,18 +144,26 @@ def collect(
     """
     n_steps = 0
     rollout_buffer.reset()
+    if model.use_sde:
+        model.policy.reset_noise(env.num_envs)
     callback.on_rollout_start()
     space = model.action_space
     assert space.shape is not None
     truncated: list[tuple[int, int, Array]] = []
     while n_steps < n_rollout_steps:
+        if model.use_sde and model.sde_sample_freq > 0 and n_steps % model.sde_sample_freq == 0:
+            model.policy.reset_noise(env.num_envs)
         observations = model._last_obs
         assert isinstance(observations, np.ndarray)
         if not np.isfinite(observations).all():
             msg = f"`env` must return finite observations, got NaN or infinity at step {n_steps} of a rollout"
             raise ValueError(msg)
         actions = sample(observations).reshape((-1, *space.shape))
-        clipped_actions = np.clip(actions, space.low, space.high) if isinstance(space, spaces.Box) else actions
+        clipped_actions = actions
+        if model.policy.squash_output:
+            clipped_actions = model.policy.unscale_action(actions)
+        elif isinstance(space, spaces.Box):
+            clipped_actions = np.clip(actions, space.low, space.high)
         new_obs, rewards, dones, infos = env.step(clipped_actions)
         model.num_timesteps += env.num_envs
         callback.update_locals({"self": model, **locals()})

@@ -20,6 +20,8 @@ def test_the_interval_covers_the_mean_and_is_repeatable() -> None:
     np.testing.assert_array_equal(low, measure.bootstrap(samples)[1])
     one = measure.estimate([3.0])
     assert (one.mean, one.low, one.high) == (3.0, 3.0, 3.0)
+    assert str(one) == "3.00"  # one seed has no interval
+    assert str(measure.estimate([100.0, 104.0])) == "102 [100, 104]"
 
 
 def test_the_interval_of_a_large_sample_is_the_textbooks() -> None:

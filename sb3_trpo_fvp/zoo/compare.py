@@ -135,7 +135,7 @@ def compare(args: Sequence[str]) -> int:
     numbers.write_text(json.dumps(content, indent=1) + "\n")
     console.print(table(options.env, options.n_timesteps, baseline, mine))
     console.print(
-        f"sb3-contrib took {faster.mean:.2f} [{faster.low:.2f}, {faster.high:.2f}] times as long to train: seed by seed,\n"
+        f"sb3-contrib took {faster} times as long to train: seed by seed,\n"
         "each pair on the same machine at the same time. Evaluations are left out of the times.\n"
         "Joint KL is the divergence of the whole action between the old policy and the new one, measured by the same code\n"
         "for both after each update. sb3-contrib bounds its average over the action dimensions instead: with several of them\n"
