@@ -81,7 +81,7 @@ def optimize(args: Sequence[str]) -> int:
         options, _ = parse_known(f"{PROGRAM} optimize", args)
         # One name for all the workers: the study is found again, and goes on.
         args = ["--study-name", f"{options.algo}_{options.env}", *args]
-    return _train("optimize", ["--optimize-hyperparameters", *args])
+    return _train("optimize", ["--optimize-hyperparameters", "--progress", *args])
 
 
 def enjoy(args: Sequence[str]) -> int:

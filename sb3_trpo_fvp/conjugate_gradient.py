@@ -18,7 +18,7 @@ class CGStatus(Enum):
     ZERO_RHS = 2
     """The right-hand side is zero, and so is the value: nothing was multiplied."""
     NONPOSITIVE_CURVATURE = 3
-    """A direction with pᵀAp ≤ 0 was met; the value is the iterate before it. Raise the damping."""
+    """A direction with pᵀAp ≤ 0 (or rᵀM⁻¹r ≤ 0) was met; the value is the iterate before it. Raise the damping."""
     NONFINITE = 4
     """NaN or infinity in the right-hand side or in a product; the value is the last finite iterate."""
 
@@ -51,10 +51,11 @@ def conjugate_gradient(
     max_steps: int,
     rtol: float = 1e-5,
     atol: float = 0.0,
+    preconditioner: Callable[[th.Tensor], th.Tensor] | None = None,
 ) -> CGSolution:
     """
     Solve ``A x = b`` for a symmetric positive definite A known by its products (Hestenes and Stiefel, 1952; Nocedal
-    and Wright, Numerical Optimization, algorithm 5.2).
+    and Wright, Numerical Optimization, algorithms 5.2 and 5.3).
 
     1. The start is zero, so that the first product is spent on b itself and no random number is drawn.
     2. The tolerance is relative to ‖b‖: a gradient of any scale gets the same number of steps.
@@ -66,6 +67,7 @@ def conjugate_gradient(
     :param max_steps: the most steps to take, at least 1
     :param rtol: stop when ‖r‖ ≤ rtol · ‖b‖, in [0, ∞)
     :param atol: stop when ‖r‖ ≤ atol, in [0, ∞)
+    :param preconditioner: r → M⁻¹r with a symmetric positive definite M close to A, (P,) → (P,); none by default
     :return: the solution and how it was reached
     :raises ValueError: if ``max_steps``, ``rtol`` or ``atol`` is outside its interval
     """
@@ -97,22 +99,24 @@ def conjugate_gradient(
     if not math.isfinite(rr):
         x, rr = th.zeros_like(b), math.inf
         return solution(CGStatus.NONFINITE, 0)
-    p = r.clone()
+    p, rz = th.zeros_like(b), 1.0
     for step in range(max_steps):
         if math.sqrt(rr) <= tolerance:
             return solution(CGStatus.CONVERGED, step)
+        z = r if preconditioner is None else preconditioner(r)
+        last_rz, rz = rz, float(th.dot(r, z))
+        p = z + (rz / last_rz) * p
         ap = matvec(p)
         curvature = float(th.dot(p, ap))
-        if not math.isfinite(curvature):
+        if not (math.isfinite(curvature) and math.isfinite(rz)):
             return solution(CGStatus.NONFINITE, step)
-        if curvature <= 0.0:
+        if curvature <= 0.0 or rz <= 0.0:
             return solution(CGStatus.NONPOSITIVE_CURVATURE, step)
-        alpha = rr / curvature
+        alpha = rz / curvature
         next_x, next_r = x + alpha * p, r - alpha * ap
         next_rr = float(th.dot(next_r, next_r))
         # One sum sees every element: a NaN or an infinity anywhere makes it non-finite.
         if not (math.isfinite(next_rr) and math.isfinite(float(next_x.sum() * scale))):
             return solution(CGStatus.NONFINITE, step)
-        p = next_r + (next_rr / rr) * p
         x, r, rr = next_x, next_r, next_rr
     return solution(CGStatus.CONVERGED if math.sqrt(rr) <= tolerance else CGStatus.MAX_STEPS, max_steps)

@@ -15,6 +15,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
 from sb3_trpo_fvp.distributions import Phi, detach, joint_kl
+from sb3_trpo_fvp.kronecker import Average, Preconditioner, kronecker_preconditioner
 from sb3_trpo_fvp.linearization import Linearization
 from sb3_trpo_fvp.networks import linearize_distribution, linearize_log_prob, require_family
 from sb3_trpo_fvp.parameters import (
@@ -75,6 +76,16 @@ class FisherOperator(ABC):
         :return: shape (P,)
         """
 
+    def preconditioner(self, damping: float, average: Average = list) -> Preconditioner | None:
+        """
+        Approximate (F + λI)⁻¹ for conjugate gradients; an operator of one's own has none unless it defines it.
+
+        :param damping: λ ≥ 0
+        :param average: what puts averages over states of several processes together
+        :return: r → M⁻¹r, shapes (P,) → (P,), or None
+        """
+        return None
+
     def __matmul__(self, v: th.Tensor) -> th.Tensor:
         if v.shape != (self.shape[1],):
             msg = f"`v` must have shape ({self.shape[1]},), got {tuple(v.shape)}"
@@ -117,7 +128,17 @@ class FisherOperator(ABC):
         return LinearOperator(self.shape, matvec=matvec, rmatvec=matvec, dtype=dtype)
 
 
-class KLHessian(FisherOperator):
+class _PolicyFisher(FisherOperator):
+    """What the three operators share: they are, or estimate, one and the same matrix."""
+
+    def preconditioner(self, damping: float, average: Average = list) -> Preconditioner | None:
+        """Return the Kronecker-factored one where the actor is a plain stack, see :meth:`FisherOperator.preconditioner`."""
+        if self.actions is None:
+            return None
+        return kronecker_preconditioner(self.policy, self.observations, self.actions, self.parameters, damping, average)
+
+
+class KLHessian(_PolicyFisher):
     """
     ∇²_θ E_s[KL(π_k(·|s) ‖ π_θ(·|s))] at θ = θ_k, by differentiating (∇KL · v) once more (Pearlmutter, 1994; TRPO,
     appendix C.1).
@@ -152,7 +173,7 @@ class KLHessian(FisherOperator):
         return flatten(th.autograd.grad(slopes, self.parameters, pieces, retain_graph=True, materialize_grads=True))
 
 
-class GaussNewton(FisherOperator):
+class GaussNewton(_PolicyFisher):
     """
     E_s[Jᵀ M J], J the Jacobian of the distribution's parameters φ in θ and M their Fisher matrix (Schraudolph, 2002;
     Martens, 2020, section 9): equal to the KL's Hessian at θ_k, where ∂KL/∂φ = 0, and semi-definite by construction.
@@ -189,7 +210,7 @@ class GaussNewton(FisherOperator):
         return self._chunks.product(v)
 
 
-class EmpiricalFisher(FisherOperator):
+class EmpiricalFisher(_PolicyFisher):
     """
     (1/N) Σ_t ∇log π(a_t|s_t) ∇log π(a_t|s_t)ᵀ over the actions that were taken, the flat-tangent approximation: asks
     of the policy nothing but ``log_prob``.

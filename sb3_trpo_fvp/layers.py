@@ -11,7 +11,7 @@ Networks are recognised by what they are; see :func:`actor_stack` and :func:`cri
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 import torch as th
@@ -24,8 +24,11 @@ Slots: TypeAlias = Mapping[th.Tensor, slice]
 """Where in a flat vector each parameter to differentiate in lies; a frozen parameter is not there."""
 
 
-class _Layer(ABC):
+class Layer(ABC):
     """One layer at one input, which it keeps."""
+
+    has_parameters: bool = False
+    """Whether there are any to differentiate in."""
 
     @abstractmethod
     def push(self, tangent: th.Tensor | None, v: th.Tensor) -> th.Tensor | None:
@@ -38,38 +41,54 @@ class _Layer(ABC):
         """
 
     @abstractmethod
-    def pull(self, cotangent: th.Tensor, out: th.Tensor, needs_input: bool) -> th.Tensor | None:
+    def pull(self, cotangent: th.Tensor) -> th.Tensor:
         """
-        Vector-Jacobian product: add the parameters' part to ``out`` and return the input's.
+        Vector-Jacobian product with the input: from the cotangent of the output to that of the input.
+
+        :param cotangent: shaped as the output
+        :return: shaped as the input
+        """
+
+    def collect(self, cotangent: th.Tensor, out: th.Tensor) -> None:
+        """
+        Vector-Jacobian product with the parameters, added to ``out``; nothing for a layer without.
 
         :param cotangent: shaped as the output
         :param out: shape (P,)
-        :param needs_input: whether anything below has parameters
-        :return: shaped as the input, or None if not needed
         """
+        return
 
 
-class _Affine(_Layer):
+class _Affine(Layer):
     """What linear and convolutional layers share: a weight, maybe a bias, and their places in the flat vector."""
 
     def __init__(self, module: nn.Linear | nn.Conv2d, x: th.Tensor, slots: Slots):
         self.x = x
         self.weight = module.weight.detach().clone()
-        self._weight_slot = slots.get(module.weight)
-        self._bias_slot = None if module.bias is None else slots.get(module.bias)
-        self.has_parameters = self._weight_slot is not None or self._bias_slot is not None
+        self.weight_slot = slots.get(module.weight)
+        self.bias_slot = None if module.bias is None else slots.get(module.bias)
+        self.has_parameters = self.weight_slot is not None or self.bias_slot is not None
+        self.partly_frozen = (module.bias is not None) and (self.weight_slot is None) != (self.bias_slot is None)
 
     def d_weight(self, v: th.Tensor) -> th.Tensor | None:
         """View the weight's part of a flat vector, None if it is frozen."""
-        return None if self._weight_slot is None else v[self._weight_slot].view_as(self.weight)
+        return None if self.weight_slot is None else v[self.weight_slot].view_as(self.weight)
 
     def d_bias(self, v: th.Tensor) -> th.Tensor | None:
         """View the bias's part of a flat vector, None if there is none or it is frozen."""
-        return None if self._bias_slot is None else v[self._bias_slot]
+        return None if self.bias_slot is None else v[self.bias_slot]
 
 
-class _Linear(_Affine):
+class LinearLayer(_Affine):
+    """y = x Wᵀ + b."""
+
+    @property
+    def num_inputs(self) -> int:
+        """Columns of the weight, and one for the bias."""
+        return self.weight.shape[1] + (self.bias_slot is not None)
+
     def push(self, tangent: th.Tensor | None, v: th.Tensor) -> th.Tensor | None:
+        """See :meth:`Layer.push`."""
         d_weight, d_bias = self.d_weight(v), self.d_bias(v)
         result = None
         if d_weight is not None:
@@ -80,13 +99,17 @@ class _Linear(_Affine):
             return result
         return th.mm(tangent, self.weight.t()) if result is None else result.addmm_(tangent, self.weight.t())
 
-    def pull(self, cotangent: th.Tensor, out: th.Tensor, needs_input: bool) -> th.Tensor | None:
+    def pull(self, cotangent: th.Tensor) -> th.Tensor:
+        """See :meth:`Layer.pull`."""
+        return th.mm(cotangent, self.weight)
+
+    def collect(self, cotangent: th.Tensor, out: th.Tensor) -> None:
+        """See :meth:`Layer.collect`."""
         d_weight, d_bias = self.d_weight(out), self.d_bias(out)
         if d_weight is not None:
             d_weight.addmm_(cotangent.t(), self.x)
         if d_bias is not None:
             d_bias += cotangent.sum(0)
-        return th.mm(cotangent, self.weight) if needs_input else None
 
 
 class _Conv2d(_Affine):
@@ -108,30 +131,25 @@ class _Conv2d(_Affine):
         through = F.conv2d(tangent, self.weight, None, *self._geometry, self._groups)
         return through if result is None else result.add_(through)
 
-    def pull(self, cotangent: th.Tensor, out: th.Tensor, needs_input: bool) -> th.Tensor | None:
+    def pull(self, cotangent: th.Tensor) -> th.Tensor:
+        return self._backward(cotangent, (True, False, False))[0]
+
+    def collect(self, cotangent: th.Tensor, out: th.Tensor) -> None:
         d_weight, d_bias = self.d_weight(out), self.d_bias(out)
-        from_input, from_weight, from_bias = th.ops.aten.convolution_backward(
-            cotangent,
-            self.x,
-            self.weight,
-            [len(self.weight)],
-            *self._geometry,
-            False,
-            [0, 0],
-            self._groups,
-            [needs_input, d_weight is not None, d_bias is not None],
-        )
+        _, from_weight, from_bias = self._backward(cotangent, (False, d_weight is not None, d_bias is not None))
         if d_weight is not None:
             d_weight += from_weight
         if d_bias is not None:
             d_bias += from_bias
-        return from_input if needs_input else None
+
+    def _backward(self, cotangent: th.Tensor, wanted: tuple[bool, bool, bool]) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+        return th.ops.aten.convolution_backward(  # type: ignore[no-any-return]
+            cotangent, self.x, self.weight, [len(self.weight)], *self._geometry, False, [0, 0], self._groups, wanted
+        )
 
 
-class _Elementwise(_Layer):
+class _Elementwise(Layer):
     """An activation function, by its slope at the input."""
-
-    has_parameters = False
 
     def __init__(self, module: nn.Module, x: th.Tensor, y: th.Tensor):
         self._output = y
@@ -154,21 +172,19 @@ class _Elementwise(_Layer):
     def push(self, tangent: th.Tensor | None, v: th.Tensor) -> th.Tensor | None:
         return None if tangent is None else self._scale(tangent)
 
-    def pull(self, cotangent: th.Tensor, out: th.Tensor, needs_input: bool) -> th.Tensor | None:
-        return self._scale(cotangent) if needs_input else None
+    def pull(self, cotangent: th.Tensor) -> th.Tensor:
+        return self._scale(cotangent)
 
 
-class _Flatten(_Layer):
-    has_parameters = False
-
+class _Flatten(Layer):
     def __init__(self, x: th.Tensor):
         self._shape = x.shape
 
     def push(self, tangent: th.Tensor | None, v: th.Tensor) -> th.Tensor | None:
         return None if tangent is None else tangent.flatten(1)
 
-    def pull(self, cotangent: th.Tensor, out: th.Tensor, needs_input: bool) -> th.Tensor | None:
-        return cotangent.view(self._shape) if needs_input else None
+    def pull(self, cotangent: th.Tensor) -> th.Tensor:
+        return cotangent.view(self._shape)
 
 
 ELEMENTWISE: frozenset[type[nn.Module]] = frozenset(
@@ -201,13 +217,14 @@ class StackLinearization(Linearization):
         log_std: nn.Parameter | None = None,
         sizes: Sequence[int] | None = None,
     ):
-        self._layers: list[_Linear | _Conv2d | _Elementwise | _Flatten] = []
+        self._layers: list[Layer] = []
         kept = x.numel()
         for module in modules:
-            y = module(x)
+            # The module's forward itself: it has no hooks, and calling it would look for some.
+            y = module.forward(x)
             kept += y.numel()
             if isinstance(module, nn.Linear):
-                self._layers.append(_Linear(module, x, slots))
+                self._layers.append(LinearLayer(module, x, slots))
             elif isinstance(module, nn.Conv2d):
                 self._layers.append(_Conv2d(module, x, slots))
             elif isinstance(module, nn.Flatten):
@@ -251,10 +268,20 @@ class StackLinearization(Linearization):
             out = u[0].new_zeros(self._num_parameters)
         if self._std is not None and self._log_std_slot is not None:
             out[self._log_std_slot] += (u[1] * self._std).sum(0)
+        for layer, cotangent in self.backward(u):
+            layer.collect(cotangent, out)
+        return out
+
+    def backward(self, u: Sequence[th.Tensor]) -> Iterator[tuple[Layer, th.Tensor]]:
+        """
+        Walk back from the outputs to the lowest layer that has parameters.
+
+        :param u: shaped as the outputs; that of σ is not looked at
+        :return: each layer with the cotangent of its output
+        """
         cotangent = u[0] if self._sizes is None else th.cat(list(u), dim=1)
         for index in range(len(self._layers) - 1, self._lowest - 1, -1):
-            pulled = self._layers[index].pull(cotangent, out, needs_input=index > self._lowest)
-            if pulled is None:
-                break
-            cotangent = pulled
-        return out
+            layer = self._layers[index]
+            yield layer, cotangent
+            if index > self._lowest:
+                cotangent = layer.pull(cotangent)

@@ -109,6 +109,7 @@ def is_plain_rollout_policy(policy: ActorCriticPolicy) -> bool:
     flat = all(_is_plain(extractor, FlattenExtractor) and _is_known(extractor.flatten) for extractor in extractors)  # type: ignore[arg-type]
     return (
         flat
+        and _is_plain(policy, type(policy))
         and not policy.use_sde
         and _unchanged(policy, ("forward", *_ACTOR_METHODS, *_CRITIC_METHODS))
         and type(policy.action_dist) in _DISTRIBUTIONS
@@ -161,6 +162,8 @@ def _is_known(layer: nn.Module) -> bool:
     if isinstance(layer, nn.Flatten) and (layer.start_dim, layer.end_dim) != (1, -1):
         return False
     if isinstance(layer, nn.Conv2d) and (layer.padding_mode != "zeros" or isinstance(layer.padding, str)):
+        return False
+    if getattr(layer, "inplace", False) and not isinstance(layer, nn.ReLU):  # its input, where the slope is taken, is gone
         return False
     return type(layer) in KNOWN and _is_plain(layer, type(layer))
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from sb3_trpo_fvp.conjugate_gradient import CGSolution, CGStatus, conjugate_gradient
 from sb3_trpo_fvp.distributed import ALONE, Communicator
-from sb3_trpo_fvp.distributions import detach, family_of, joint_kl, monte_carlo_kl
+from sb3_trpo_fvp.distributions import Phi, family_of, joint_kl, monte_carlo_kl
 from sb3_trpo_fvp.fisher import FisherOperator
 from sb3_trpo_fvp.networks import linearize_log_prob, prepare_actions, require_family
 from sb3_trpo_fvp.parameters import all_finite, assign, flatten, num_observations
@@ -143,12 +143,12 @@ class SurrogateProblem:
             self._family = family_of(distribution)
             if kl_estimator == "analytic" or kl_reduction == "mean":
                 require_family(distribution, kl_estimator if kl_reduction == "sum" else 'kl_reduction="mean"')
-            self._old_phi = () if self._family is None else detach(self._family.parameters(distribution))
+            self._old_phi = () if self._family is None else _double(self._family.parameters(distribution))
             self.kl_scale = 1.0
             if kl_reduction == "mean" and self._family is not None:
                 self.kl_scale = 1.0 / self._family.kl(self._old_phi, self._old_phi).shape[1]
         self._analytic = kl_estimator == "analytic"
-        old = comm.mean([th.stack([self.advantages.mean(), old_entropy])], len(advantages))
+        old = comm.mean([th.stack([self.advantages.double().mean(), old_entropy.double()])], len(advantages))
         self.old_objective, self.old_entropy = old[0].tolist()
 
     def gradient(self, parameters: Sequence[nn.Parameter]) -> th.Tensor:
@@ -173,15 +173,21 @@ class SurrogateProblem:
         distribution = self.policy.get_distribution(self.observations)
         log_prob = distribution.log_prob(self.actions)
         # expm1 keeps the digits of a small improvement that a difference of two surrogates would lose.
-        improvement = (self.advantages * th.expm1(log_prob - self._old_log_prob)).mean()
+        improvement = (self.advantages.double() * th.expm1(log_prob - self._old_log_prob)).mean()
         sampled = monte_carlo_kl(self._old_log_prob, log_prob)
         kl = sampled.new_tensor(math.nan)
         if self._family is not None:
-            kl = joint_kl(self._family, self._old_phi, self._family.parameters(distribution))
-        means = th.stack([improvement, kl, sampled, mean_entropy(distribution, log_prob)])
+            kl = joint_kl(self._family, self._old_phi, _double(self._family.parameters(distribution)))
+        entropy = mean_entropy(distribution, log_prob)
+        means = th.stack([number.double() for number in (improvement, kl, sampled, entropy)])
         numbers = self.comm.mean([means], len(self.advantages))[0].tolist()
         constraint = self.kl_scale * (numbers[1] if self._analytic else numbers[2])
         return Evaluation(numbers[0], numbers[1], numbers[2], constraint, numbers[3])
+
+
+def _double(phi: Phi) -> Phi:
+    """Close distributions differ in their last digits: in single precision a small KL would be mostly rounding."""
+    return tuple(tensor.detach().double() for tensor in phi)
 
 
 def mean_entropy(distribution: Distribution, log_prob: th.Tensor) -> th.Tensor:
@@ -206,6 +212,7 @@ def trust_region_step(
     cg_residual_tol: float,
     shrinking_factor: float,
     max_iterations: int,
+    precondition: bool = True,
 ) -> TrustRegionStats:
     """
     Solve (H + λI)s = g, step βs with β = √(2δ / sᵀHs), and backtrack until surrogate and KL agree (TRPO, appendix C).
@@ -222,18 +229,29 @@ def trust_region_step(
     :param cg_residual_tol: relative residual at which the direction is good enough
     :param shrinking_factor: by which a refused step is shortened
     :param max_iterations: most steps to try
+    :param precondition: whether to use the operator's preconditioner, if it has one
     :return: what happened
     """
     parameters = operator.parameters
     g = problem.gradient(parameters)
     products = 0
 
+    def average(tensors: Sequence[th.Tensor]) -> list[th.Tensor]:
+        return problem.comm.mean(tensors, num_observations(operator.observations))
+
     def curvature(v: th.Tensor) -> th.Tensor:
         nonlocal products
         products += 1
-        return problem.kl_scale * problem.comm.mean([operator.matvec(v)], num_observations(operator.observations))[0]
+        return problem.kl_scale * average([operator.matvec(v)])[0]
 
-    solution = conjugate_gradient(lambda v: curvature(v) + damping * v, g, max_steps=cg_max_steps, rtol=cg_residual_tol)
+    solution = conjugate_gradient(
+        lambda v: curvature(v) + damping * v,
+        g,
+        max_steps=cg_max_steps,
+        rtol=cg_residual_tol,
+        # Up to a constant, which does not matter, that of κ(F + λ/κ I).
+        preconditioner=operator.preconditioner(damping / problem.kl_scale, average) if precondition else None,
+    )
     s = solution.value
     shs = _undamped_quadratic_form(solution, damping)
     if shs is None:

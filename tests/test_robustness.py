@@ -11,6 +11,7 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_trpo_fvp import TRPO, FisherOperator, GaussNewton, StepStatus
+from sb3_trpo_fvp.distributed import ALONE
 from sb3_trpo_fvp.parameters import split_parameters
 from sb3_trpo_fvp.trust_region import Evaluation, SurrogateProblem, trust_region_step
 from tests.rollouts import (
@@ -271,7 +272,7 @@ def test_infinite_weights_that_saturation_hides_are_refused() -> None:
     """tanh(∞) = 1 is finite, and so are surrogate and KL."""
 
     class Saturated:
-        kl_scale, old_objective, old_entropy = 1.0, 0.0, 0.0
+        kl_scale, old_objective, old_entropy, comm = 1.0, 0.0, 0.0, ALONE
 
         def gradient(self, parameters: Any) -> th.Tensor:
             return th.ones(1)
@@ -281,6 +282,7 @@ def test_infinite_weights_that_saturation_hides_are_refused() -> None:
 
     class Identity:
         parameters = (th.nn.Parameter(th.full((1,), 3e38)),)
+        observations = th.zeros(1, 1)
 
         def matvec(self, v: th.Tensor) -> th.Tensor:
             return v

@@ -134,7 +134,7 @@ def test_workers_share_a_study_that_goes_on(folder: Path) -> None:
     # These seeds draw the shortest rollouts.
     workers = [subprocess.Popen([*command, "--seed", seed], env=environment, stdout=subprocess.DEVNULL) for seed in ("7", "9")]
     assert [worker.wait(timeout=300) for worker in workers] == [0, 0]
-    assert main([*search, "--no-optim-plots", "--device", "cpu", "-P", "--seed", "11"]) == 0
+    assert main([*search, "--no-optim-plots", "--device", "cpu", "--seed", "11"]) == 0
 
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend("study.log"))
     study = optuna.load_study(study_name="trpo_fvp_CartPole-v1", storage=storage)

@@ -51,6 +51,7 @@ class TrustRegionMonitor(BaseCallback):
         super().__init__()
         self._observations: th.Tensor | dict[str, th.Tensor] | None = None
         self._old: Distribution | None = None
+        self._updates = 0
         self._products = 0
 
     def _on_step(self) -> bool:
@@ -64,6 +65,7 @@ class TrustRegionMonitor(BaseCallback):
         else:
             self._observations = self._as_batch(observations)
         self._old = self._distribution()
+        self._updates = self.model._n_updates
         self._count_products()
 
     def _on_rollout_start(self) -> None:
@@ -73,7 +75,7 @@ class TrustRegionMonitor(BaseCallback):
         self._measure()
 
     def _measure(self) -> None:
-        if self._old is None:
+        if self._old is None or self.model._n_updates == self._updates:  # stopped by Ctrl-C before the update
             return
         # An own distribution may have no KL that torch knows; the algorithm then says so itself.
         with suppress(NotImplementedError, AttributeError):
