@@ -1,7 +1,7 @@
 """
 The joint KL of one update, sb3-contrib's TRPO and this one, at the same ``target_kl``.
 
-Measuring policy: defaults of both algorithms, a rollout of 2048 states for each update, the first three updates of three seeds.
+Measuring policy: the defaults of both, a rollout of 2048 states for each update, the first three updates of three seeds.
 The KL is that of the whole action, old policy first, mean over the states of the rollout, computed in double precision from
 the parameters of the distributions before and after ``train()``, by formulas of this file alone. No clock is read: the
 result depends on seeds and rounding, and not on what else the machine does.

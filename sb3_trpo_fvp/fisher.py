@@ -16,7 +16,7 @@ from torch import nn
 
 from sb3_trpo_fvp.distributions import Phi, detach, joint_kl
 from sb3_trpo_fvp.kronecker import Average, Preconditioner, kronecker_preconditioner
-from sb3_trpo_fvp.linearization import Linearization
+from sb3_trpo_fvp.linearization import Linearization, pieces
 from sb3_trpo_fvp.networks import linearize_distribution, linearize_log_prob, require_family
 from sb3_trpo_fvp.parameters import (
     evaluation_mode,
@@ -253,10 +253,6 @@ Factor: TypeAlias = tuple[Linearization, Callable[[Phi], Phi]]
 """J, and the product with M."""
 
 
-CACHED_NUMBERS = 2**18
-"""Written-out products are done on so many activations at a time, about as many as a core's second-level cache holds."""
-
-
 class _Chunks:
     """
     (1/N) Σ over chunks of states of JᵀMJv.
@@ -272,9 +268,7 @@ class _Chunks:
         self._operator = operator
         self._size = num_observations(operator.observations)
         per_state = self._factor(slice(0, 1))[0].kept_numbers
-        if chunk_size is None:
-            chunk_size = self._size if per_state is None else max(128, CACHED_NUMBERS // per_state)
-        self._pieces = [slice(start, start + chunk_size) for start in range(0, self._size, chunk_size)]
+        self._pieces = pieces(self._size, per_state, chunk_size)
         keep = per_state is not None or len(self._pieces) == 1
         self._kept = [self._factor(piece) for piece in self._pieces] if keep else None
 

@@ -81,7 +81,7 @@ class GaussNewtonCritic(CriticFit):
     def __init__(
         self,
         *,
-        n_steps: int = 2,
+        n_steps: int = 3,
         cg_max_steps: int = 10,
         cg_residual_tol: float = 0.1,
         damping: float = 1.0,
@@ -155,7 +155,7 @@ class GaussNewtonCritic(CriticFit):
         if gg == 0.0 or gbg == 0.0:
             return _Step(CriticStatus.ZERO_GRADIENT, old_loss, old_loss)
         if not math.isfinite(gg + gbg):
-            return _Step(CriticStatus.NONFINITE_VALUES)
+            return _Step(CriticStatus.NONFINITE_VALUES, old_loss, old_loss)
         damping = self.damping * gbg / gg
 
         def damped_curvature(v: th.Tensor) -> th.Tensor:
@@ -167,7 +167,7 @@ class GaussNewtonCritic(CriticFit):
         dbd = solution.quadratic_form - damping * float(th.dot(d.double(), d.double()))
         reduction = float(th.dot(g.double(), d.double())) - 0.5 * dbd
         if solution.num_steps == 0 or not reduction > 0.0:
-            return _Step(CriticStatus.NONFINITE_VALUES)
+            return _Step(CriticStatus.NONFINITE_VALUES, old_loss, old_loss)
 
         old = [parameter.detach().clone() for parameter in values.parameters]
         assign(values.parameters, flatten(old) + unit * d)

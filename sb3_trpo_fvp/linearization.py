@@ -9,6 +9,9 @@ from torch import nn
 
 from sb3_trpo_fvp.parameters import flatten, unflatten
 
+CACHED_NUMBERS = 2**20
+"""Written-out products are done on so many activations at a time: four megabytes, which stay in a processor's cache."""
+
 
 class Linearization(ABC):
     """The derivative of outputs φ(θ) at θ_k: J, outputs by P, is never formed, only multiplied by."""
@@ -91,3 +94,19 @@ class GraphLinearization(Linearization):
             allow_unused=True,
             materialize_grads=True,
         )
+
+
+def pieces(size: int, kept_numbers: int | None, chunk_size: int | None = None) -> list[slice]:
+    """
+    Cut N states into pieces to multiply one after the other.
+
+    :param size: N
+    :param kept_numbers: what the linearisation of one state keeps, None for autograd's
+    :param chunk_size: states in a piece; by default as many as fit the cache, and all of them for autograd's
+    :return: the pieces, in order
+    """
+    if chunk_size is None:
+        most = size if kept_numbers is None else max(128, CACHED_NUMBERS // kept_numbers)
+        # Of equal size: a small last piece would cost as many calls as a full one.
+        chunk_size = -(-size // -(-size // most))
+    return [slice(start, start + chunk_size) for start in range(0, size, chunk_size)]

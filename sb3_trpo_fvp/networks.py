@@ -88,9 +88,14 @@ def prepare_actions(policy: ActorCriticPolicy, actions: th.Tensor) -> th.Tensor:
 
     :param policy: whose actions
     :param actions: (N, A) as rollout buffers hold them
-    :return: (N,) integers for Discrete spaces, else unchanged
+    :return: (N,) integers for Discrete spaces, numbers of the policy's precision for MultiBinary, else unchanged
     """
-    return actions.long().flatten() if isinstance(policy.action_space, spaces.Discrete) else actions
+    if isinstance(policy.action_space, spaces.Discrete):
+        return actions.long().flatten()
+    if isinstance(policy.action_space, spaces.MultiBinary):
+        # Buffers hold 8-bit integers; torch's Bernoulli wants floating point and takes its result's precision from it.
+        return actions.to(next(policy.parameters()).dtype)
+    return actions
 
 
 def require_family(distribution: Distribution, what: str) -> DistributionFamily:

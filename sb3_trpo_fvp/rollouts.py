@@ -7,6 +7,7 @@ at each step, from the weights themselves, and the rest for the whole rollout at
 """
 
 from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch as th
@@ -18,6 +19,7 @@ from stable_baselines3.common.distributions import (
     CategoricalDistribution,
     DiagGaussianDistribution,
     MultiCategoricalDistribution,
+    StateDependentNoiseDistribution,
 )
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
@@ -28,7 +30,8 @@ from torch import nn
 from sb3_trpo_fvp.networks import prepare_actions
 from sb3_trpo_fvp.stacks import is_plain_rollout_policy
 
-Sampler = Callable[[np.ndarray], np.ndarray]
+Array: TypeAlias = np.ndarray[Any, Any]
+Sampler: TypeAlias = Callable[[Array], Array]
 """Observations of n environments, (n, ...) → actions, (n, A) or (n,) for Discrete."""
 
 
@@ -48,40 +51,74 @@ def plain_sampler(policy: ActorCriticPolicy, buffer: RolloutBuffer) -> Sampler |
         return None
     if policy.device.type != "cpu" or not is_plain_rollout_policy(policy):
         return None
-    layers = [*policy.mlp_extractor.policy_net, policy.action_net]
+    steps = [_step(layer) for layer in policy.mlp_extractor.policy_net]
+    last = _step(policy.action_net)
     distribution = policy.action_dist
 
-    def outputs(observations: np.ndarray) -> th.Tensor:
-        x = th.as_tensor(observations, dtype=th.float32).flatten(1)
-        for layer in layers:
-            x = th.addmm(layer.bias, x, layer.weight.t()) if isinstance(layer, nn.Linear) else layer.forward(x)
+    def latent(observations: Array) -> Array:
+        x = observations.reshape(len(observations), -1).astype(np.float32, copy=False)
+        for step in steps:
+            x = step(x)
         return x
 
-    if isinstance(distribution, DiagGaussianDistribution):
+    def outputs(observations: Array) -> Array:
+        return last(latent(observations))
 
-        def sample(observations: np.ndarray) -> np.ndarray:
+    if isinstance(distribution, StateDependentNoiseDistribution):
+        squash = np.tanh if distribution.bijector is not None else lambda actions: actions
+
+        def sample(observations: Array) -> Array:
+            features = latent(observations)
+            noise: Array = distribution.get_noise(th.from_numpy(features)).detach().numpy()
+            return squash(last(features) + noise)  # type: ignore[no-any-return]
+
+    elif isinstance(distribution, DiagGaussianDistribution):
+        std = policy.log_std.detach().exp().numpy()
+
+        def sample(observations: Array) -> Array:
             mean = outputs(observations)
-            return th.addcmul(mean, th.randn_like(mean), policy.log_std.exp()).numpy()
+            noise: Array = th.randn(mean.shape).numpy()
+            actions: Array = mean + std * noise
+            return actions
 
     elif isinstance(distribution, CategoricalDistribution):
 
-        def sample(observations: np.ndarray) -> np.ndarray:
-            return th.multinomial(th.softmax(outputs(observations), -1), 1, True).numpy()[:, 0]
+        def sample(observations: Array) -> Array:
+            return _sample_categorical(outputs(observations))
 
     elif isinstance(distribution, BernoulliDistribution):
 
-        def sample(observations: np.ndarray) -> np.ndarray:
-            return th.bernoulli(th.sigmoid(outputs(observations))).numpy()
+        def sample(observations: Array) -> Array:
+            return th.bernoulli(th.sigmoid(th.from_numpy(outputs(observations)))).numpy()
 
     else:
         assert isinstance(distribution, MultiCategoricalDistribution)
-        sizes = [int(size) for size in distribution.action_dims]
+        ends = np.cumsum([int(size) for size in distribution.action_dims])[:-1]
 
-        def sample(observations: np.ndarray) -> np.ndarray:
-            pieces = th.split(outputs(observations), sizes, dim=1)
-            return np.stack([th.multinomial(th.softmax(piece, -1), 1, True).numpy()[:, 0] for piece in pieces], axis=1)
+        def sample(observations: Array) -> Array:
+            return np.stack([_sample_categorical(logits) for logits in np.split(outputs(observations), ends, axis=1)], axis=1)
 
     return sample
+
+
+def _step(layer: nn.Module) -> Callable[[Array], Array]:
+    """Write a layer out in NumPy, which takes a fraction of torch's time where arrays are this small."""
+    if isinstance(layer, nn.Linear):
+        weight, bias = layer.weight.detach().numpy().T, 0.0 if layer.bias is None else layer.bias.detach().numpy()
+        return lambda x: x @ weight + bias
+    if isinstance(layer, nn.Tanh):
+        return np.tanh
+    if isinstance(layer, nn.ReLU):
+        return lambda x: np.maximum(x, 0.0)
+    return lambda x: layer.forward(th.from_numpy(x)).numpy()
+
+
+def _sample_categorical(logits: Array) -> Array:
+    """Draw as ``torch.multinomial`` draws one sample: the smallest of exponential waiting times at the rates p."""
+    rates = np.exp(logits - logits.max(axis=1, keepdims=True))
+    waiting_times = th.empty(rates.shape).exponential_().numpy()
+    drawn: Array = (rates / waiting_times).argmax(axis=1)
+    return drawn
 
 
 def collect(
@@ -107,29 +144,35 @@ def collect(
     """
     n_steps = 0
     rollout_buffer.reset()
+    if model.use_sde:
+        model.policy.reset_noise(env.num_envs)
     callback.on_rollout_start()
     space = model.action_space
     assert space.shape is not None
-    truncated: list[tuple[int, int, np.ndarray]] = []
+    truncated: list[tuple[int, int, Array]] = []
     while n_steps < n_rollout_steps:
+        if model.use_sde and model.sde_sample_freq > 0 and n_steps % model.sde_sample_freq == 0:
+            model.policy.reset_noise(env.num_envs)
         observations = model._last_obs
         assert isinstance(observations, np.ndarray)
         if not np.isfinite(observations).all():
             msg = f"`env` must return finite observations, got NaN or infinity at step {n_steps} of a rollout"
             raise ValueError(msg)
-        with th.inference_mode():
-            actions = sample(observations).reshape((-1, *space.shape))
-        clipped_actions = np.clip(actions, space.low, space.high) if isinstance(space, spaces.Box) else actions
+        actions = sample(observations).reshape((-1, *space.shape))
+        clipped_actions = actions
+        if model.policy.squash_output:
+            clipped_actions = model.policy.unscale_action(actions)
+        elif isinstance(space, spaces.Box):
+            clipped_actions = np.clip(actions, space.low, space.high)
         new_obs, rewards, dones, infos = env.step(clipped_actions)
         model.num_timesteps += env.num_envs
         callback.update_locals({"self": model, **locals()})
         if not callback.on_step():
             return False
         model._update_info_buffer(infos, dones)
-        for index in np.flatnonzero(dones):
-            info = infos[index]
-            if info.get("terminal_observation") is not None and info.get("TimeLimit.truncated", False):
-                truncated.append((n_steps, int(index), info["terminal_observation"]))
+        for index, info in enumerate(infos if dones.any() else ()):
+            if dones[index] and info.get("terminal_observation") is not None and info.get("TimeLimit.truncated", False):
+                truncated.append((n_steps, index, info["terminal_observation"]))
         rollout_buffer.observations[n_steps] = observations
         rollout_buffer.actions[n_steps] = actions.reshape(env.num_envs, -1)
         rollout_buffer.rewards[n_steps] = rewards
@@ -148,7 +191,7 @@ def collect(
 
 
 @th.no_grad()
-def _evaluate(model: OnPolicyAlgorithm, buffer: RolloutBuffer, truncated: list[tuple[int, int, np.ndarray]]) -> None:
+def _evaluate(model: OnPolicyAlgorithm, buffer: RolloutBuffer, truncated: list[tuple[int, int, Array]]) -> None:
     """Fill values and log-probabilities in, and bootstrap the episodes that were cut off by a time limit."""
     policy, shape = model.policy, buffer.rewards.shape
     observations = th.as_tensor(buffer.observations.reshape(-1, *buffer.obs_shape), device=model.device)

@@ -15,6 +15,7 @@ from stable_baselines3.common.distributions import (
     DiagGaussianDistribution,
     Distribution,
     MultiCategoricalDistribution,
+    StateDependentNoiseDistribution,
 )
 from stable_baselines3.common.policies import ActorCriticPolicy, BaseModel
 from stable_baselines3.common.preprocessing import preprocess_obs
@@ -106,16 +107,14 @@ def is_plain_rollout_policy(policy: ActorCriticPolicy) -> bool:
     :return: whether ``policy.forward`` does nothing else
     """
     extractors = (policy.features_extractor, policy.pi_features_extractor, policy.vf_features_extractor)
-    flat = all(_is_plain(extractor, FlattenExtractor) and _is_known(extractor.flatten) for extractor in extractors)  # type: ignore[arg-type]
+    layers = [*_extractor_layers(policy, "policy_net"), *_extractor_layers(policy, "value_net")]
     return (
-        flat
-        and _is_plain(policy, type(policy))
-        and not policy.use_sde
-        and _unchanged(policy, ("forward", *_ACTOR_METHODS, *_CRITIC_METHODS))
-        and type(policy.action_dist) in _DISTRIBUTIONS
+        _is_plain(policy, type(policy))
+        and _unchanged(policy, ("forward", "reset_noise", *_ACTOR_METHODS, *_CRITIC_METHODS))
+        and all(_is_plain(extractor, FlattenExtractor) and _is_known(extractor.flatten) for extractor in extractors)  # type: ignore[arg-type]
+        and all(map(_is_known, [*layers, policy.action_net, policy.value_net]))
+        and type(policy.action_dist) in (*_DISTRIBUTIONS, StateDependentNoiseDistribution)
         and not vars(policy.action_dist).keys() & set(dir(Distribution))
-        and actor_stack(policy, ()) is not None
-        and critic_stack(policy, ()) is not None
         and all(parameter.dtype == th.float32 for parameter in policy.parameters())
     )
 

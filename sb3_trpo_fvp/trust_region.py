@@ -15,8 +15,9 @@ from sb3_trpo_fvp.conjugate_gradient import CGSolution, CGStatus, conjugate_grad
 from sb3_trpo_fvp.distributed import ALONE, Communicator
 from sb3_trpo_fvp.distributions import Phi, family_of, joint_kl, monte_carlo_kl
 from sb3_trpo_fvp.fisher import FisherOperator
+from sb3_trpo_fvp.linearization import Linearization, pieces
 from sb3_trpo_fvp.networks import linearize_log_prob, prepare_actions, require_family
-from sb3_trpo_fvp.parameters import all_finite, assign, flatten, num_observations
+from sb3_trpo_fvp.parameters import all_finite, assign, flatten, index_observations, num_observations
 
 
 class StepStatus(Enum):
@@ -158,10 +159,17 @@ class SurrogateProblem:
         :param parameters: in which, P elements
         :return: g, shape (P,)
         """
+        size = len(self.advantages)
+
+        def scores(piece: slice) -> Linearization:
+            states = index_observations(self.observations, piece)
+            return linearize_log_prob(self.policy, states, self._raw_actions[piece], parameters)
+
         # At π = π_k the ratio is 1, and the gradient is that of log π, weighted.
-        scores = linearize_log_prob(self.policy, self.observations, self._raw_actions, parameters)
-        g = scores.vjp([self.advantages / len(self.advantages)])
-        return self.comm.mean([g], len(self.advantages))[0]
+        g = flatten([th.zeros_like(parameter) for parameter in parameters], [self.advantages])
+        for piece in pieces(size, scores(slice(0, 1)).kept_numbers):
+            scores(piece).vjp([self.advantages[piece] / size], out=g)
+        return self.comm.mean([g], size)[0]
 
     @th.no_grad()
     def evaluate(self) -> Evaluation:

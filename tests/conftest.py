@@ -162,7 +162,7 @@ def rollout_of(model: Any) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
     """States, actions and advantages of the buffer, copied before anything reads it."""
     buffer = model.rollout_buffer
     assert not buffer.generator_ready
-    flat = [th.as_tensor(buffer.swap_and_flatten(a)) for a in (buffer.observations, buffer.actions, buffer.advantages)]
+    flat = [th.as_tensor(buffer.swap_and_flatten(a)).float() for a in (buffer.observations, buffer.actions, buffer.advantages)]
     return flat[0], flat[1], flat[2].flatten()
 
 

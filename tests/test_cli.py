@@ -2,6 +2,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gymnasium as gym
 import pytest
 
 from sb3_trpo_fvp import __version__
@@ -65,6 +66,15 @@ def test_slips_get_a_sentence_and_exit_code_2(
     assert printed.err.startswith("sb3-trpo-fvp: ")
     assert "Traceback" not in printed.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_environment_of_a_missing_package_names_the_package(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here = {name: spec for name, spec in gym.registry.items() if not name.startswith("MiniGrid-")}
+    monkeypatch.setattr(gym, "registry", here)
+    assert main(["train", "--env", "MiniGrid-Unlock-v0"]) == 2
+    assert "its package is not installed (pip install minigrid)" in capsys.readouterr().err
 
 
 def test_suggestions_show_all_names_only_where_they_are_few() -> None:

@@ -20,6 +20,8 @@ def test_the_interval_covers_the_mean_and_is_repeatable() -> None:
     np.testing.assert_array_equal(low, measure.bootstrap(samples)[1])
     one = measure.estimate([3.0])
     assert (one.mean, one.low, one.high) == (3.0, 3.0, 3.0)
+    assert str(one) == "3.00"  # one seed has no interval
+    assert str(measure.estimate([100.0, 104.0])) == "102 [100, 104]"
 
 
 def test_the_interval_of_a_large_sample_is_the_textbooks() -> None:
@@ -38,7 +40,13 @@ def written(folder: Path, seconds: float, kls: list[float], returns: list[float]
     rows[0] += "train/is_line_search_success"
     rows += [f"{10 * (i + 1)},{seconds * (i + 1) / len(kls)},{kl},0.01,7,1" for i, kl in enumerate(kls)]
     (zoo / "progress.csv").write_text("\n".join(rows) + "\n")
-    marker = {"variant": "trpo", "parameters": {}, "seconds": seconds, "folder": "trpo/Env-v0_1", "versions": {}}
+    marker = {
+        "variant": "trpo",
+        "parameters": {"env": "Env-v0", "seed": 0},
+        "seconds": seconds,
+        "folder": "trpo/Env-v0_1",
+        "versions": {},
+    }
     (folder / FINISHED).write_text(json.dumps(marker))
     return Result.load(folder)
 

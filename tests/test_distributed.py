@@ -42,7 +42,10 @@ SPLITS = {
     "unequal": (3, 5),
     "thinned": (4, 4),
     "gauss_newton_critic": (3, 5),
+    "written_out": (3, 5),
 }
+SINGLE = {"written_out"}
+"""Cases of a plain policy in single precision, which takes the shorter ways: layers written out, the preconditioner."""
 PER_RANK = 2
 
 
@@ -94,9 +97,18 @@ def run_ranks(function: Callable[..., Any], world_size: int, folder: Path, *args
     return [pickle.loads(path.read_bytes()) if path.exists() else None for path in results]
 
 
+def _unharmed(results: list[Any]) -> list[Any]:
+    for result in results:
+        if isinstance(result, Exception):
+            raise result
+    return results
+
+
 # --------------------------------------------------------------------------------------------------------- exactness
 def _options(case: str, batch_size: int) -> dict[str, Any]:
     options: dict[str, Any] = {"n_steps": N_STEPS, "batch_size": batch_size, "n_critic_updates": 4, "device": "cpu", "seed": 0}
+    if case in SINGLE:
+        return options
     options["policy_kwargs"] = {"features_extractor_class": DoubleFlatten}
     if case == "thinned":
         return {**options, "sub_sampling_factor": 2, "fisher_sub_sampling_factor": 2}
@@ -105,9 +117,9 @@ def _options(case: str, batch_size: int) -> dict[str, Any]:
     return {**options, "fisher": "gauss_newton" if case == "unequal" else case}
 
 
-def _train_on(model: TRPO, rollout: dict[str, Any]) -> dict[str, Any]:
+def _train_on(model: TRPO, rollout: dict[str, Any], single: bool = False) -> dict[str, Any]:
     """Do one update on a given rollout from given parameters, and tell what came of it."""
-    model.policy.double().load_state_dict(rollout["policy"])
+    model.policy.to(th.float32 if single else th.float64).load_state_dict(rollout["policy"])
     before = flatten(list(model.policy.parameters())).detach().clone()
     model.rollout_buffer.reset()
     for key, value in rollout["buffer"].items():
@@ -126,13 +138,13 @@ def _exactness_rank(rank: int, rollout: dict[str, Any]) -> dict[str, Any]:
         model._setup_learn(1)
         own = slice(sum(split[:rank]), sum(split[: rank + 1]))
         buffer = {key: value[:, own] for key, value in rollout["buffer"].items()}
-        outcomes[case] = _train_on(model, {**rollout, "buffer": buffer})
+        outcomes[case] = _train_on(model, {**rollout, "buffer": buffer}, case in SINGLE)
     if rank == 1:
         buffer["advantages"] = np.full_like(buffer["advantages"], np.nan)
         buffer["returns"] = np.full_like(buffer["returns"], np.nan)
     with warnings.catch_warnings(record=True):
         warnings.simplefilter("always")
-        outcomes["nan_on_rank_1"] = _train_on(model, {**rollout, "buffer": buffer})
+        outcomes["nan_on_rank_1"] = _train_on(model, {**rollout, "buffer": buffer}, case in SINGLE)
     return outcomes
 
 
@@ -153,8 +165,8 @@ def exactness(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any],
     for case in SPLITS:
         model = TRPO("MlpPolicy", env, **_options(case, N_STEPS * N_ENVS))
         model._setup_learn(1)
-        alone[case] = _train_on(model, rollout)
-    return alone, run_ranks(_exactness_rank, 2, tmp_path_factory.mktemp("exactness") / "ranks", rollout)
+        alone[case] = _train_on(model, rollout, case in SINGLE)
+    return alone, _unharmed(run_ranks(_exactness_rank, 2, tmp_path_factory.mktemp("exactness") / "ranks", rollout))
 
 
 @pytest.mark.parametrize("case", SPLITS)
@@ -163,9 +175,9 @@ def test_two_ranks_take_the_step_of_one_process(exactness: Any, case: str) -> No
     expected = alone[case]["step"]
     assert expected.norm() > 0
     for rank in ranks:
-        # Sums in another order: the rounding of doubles, times the condition of the problem.
+        # Sums in another order: rounding, times the condition of the problem.
         error = (rank[case]["step"] - expected).norm() / expected.norm()
-        assert error < 1e5 * th.finfo(th.float64).eps, error
+        assert error < (5e4 if case in SINGLE else 1e5) * th.finfo(expected.dtype).eps, error
     assert th.equal(ranks[0][case]["step"], ranks[1][case]["step"])
 
 
@@ -177,7 +189,7 @@ def test_two_ranks_log_the_numbers_of_one_process(exactness: Any, case: str) -> 
             assert ranks[0][case]["logged"][key] == expected, key
         else:
             # The buffer's values and returns are single precision, and SB3's explained variance is computed in it.
-            tolerance = 1e-4 if key == "train/explained_variance" else 1e-7
+            tolerance = 1e-4 if key == "train/explained_variance" else 5e-3 if case in SINGLE else 1e-7
             assert ranks[0][case]["logged"][key] == pytest.approx(expected, rel=tolerance, abs=1e-9), key
     assert ranks[0][case]["logged"]["distributed/world_size"] == 2
 
@@ -280,7 +292,7 @@ def _learning_rank(rank: int, folder: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def learned(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]], Path]:
     folder = tmp_path_factory.mktemp("learn")
-    return run_ranks(_learning_rank, 2, folder / "ranks", folder), folder
+    return _unharmed(run_ranks(_learning_rank, 2, folder / "ranks", folder)), folder
 
 
 def test_ranks_start_alike_and_stay_alike(learned: Any) -> None:

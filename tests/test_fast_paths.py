@@ -178,15 +178,18 @@ class TimeLimited(gym.Wrapper[Any, Any, Any, Any]):
         return observation, reward, bool(observation[0] > 1.5), self.steps >= 7, info
 
 
-@pytest.mark.parametrize("distribution", STACKS)
-def test_rollouts_draw_the_same_actions_and_hold_the_same_numbers(distribution: str) -> None:
+@pytest.mark.parametrize(
+    ("distribution", "sde_sample_freq"), [*((name, -1) for name in DISTRIBUTIONS), ("gsde", 4), ("squashed_gsde", 4)]
+)
+def test_rollouts_draw_the_same_actions_and_hold_the_same_numbers(distribution: str, sde_sample_freq: int) -> None:
     from tests.conftest import RandomStates
 
-    space, _, _ = DISTRIBUTIONS[distribution]
+    space, use_sde, policy_kwargs = DISTRIBUTIONS[distribution]
     buffers = []
     for short in (True, False):
         env = make_vec_env(lambda: TimeLimited(RandomStates(ACTION_SPACES[space])), n_envs=3, seed=0)
-        model = TRPO("MlpPolicy", env, n_steps=64, batch_size=96, seed=0, device="cpu")
+        sde = {"use_sde": use_sde, "sde_sample_freq": sde_sample_freq, "policy_kwargs": policy_kwargs}
+        model = TRPO("MlpPolicy", env, n_steps=64, batch_size=96, seed=0, device="cpu", **sde)
         if not short:
             forbid(model.policy)
         collect(model)
@@ -195,7 +198,10 @@ def test_rollouts_draw_the_same_actions_and_hold_the_same_numbers(distribution: 
         assert episodes is not None
         assert len(episodes) > 10
     for name in ("observations", "actions", "rewards", "episode_starts", "values", "log_probs", "advantages", "returns"):
-        np.testing.assert_allclose(getattr(buffers[0], name), getattr(buffers[1], name), rtol=1e-4, atol=1e-5, err_msg=name)
+        # The log-probability undoes the squashing, which near ±1 magnifies rounding without bound.
+        rounding = 1e-2 if name == "log_probs" and distribution == "squashed_gsde" else 1e-4
+        one, other = (getattr(buffer, name) for buffer in buffers)
+        np.testing.assert_allclose(one, other, rtol=rounding, atol=rounding / 10, err_msg=name)
     assert buffers[0].full
 
 

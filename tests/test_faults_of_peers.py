@@ -50,11 +50,14 @@ def test_mean_reduction_takes_the_step_of_sb3_contrib() -> None:
     """contrib(δ, λ) is joint-KL TRPO(Aδ, Aλ), but for the damped curvature in its β."""
     dimensions, delta, damping = 6, 0.002, 0.1
     steps, models = [], []
-    for algorithm, kwargs in (
+    cases: list[tuple[Any, dict[str, Any]]] = [
         (ContribTRPO, {"target_kl": delta, "cg_damping": damping}),
         (TRPO, {"target_kl": delta, "cg_damping": damping, "kl_reduction": "mean", "cg_residual_tol": 0.0}),
         (TRPO, {"target_kl": dimensions * delta, "cg_damping": dimensions * damping, "cg_residual_tol": 0.0}),
-    ):
+    ]
+    for algorithm, kwargs in cases:
+        if algorithm is TRPO:
+            kwargs["cg_preconditioner"] = "none"
         model = collected(BOX6, algorithm=algorithm, n_steps=256, cg_max_steps=30, n_critic_updates=0, **kwargs)
         before = snapshot(model.policy)
         observations = rollout(model).observations
@@ -148,6 +151,26 @@ def test_a_layer_called_value_is_the_actors_where_the_actor_uses_it() -> None:
     still: dict[str, Any] = {"line_search_max_iter": 1, "target_kl": 1e-30}
     assert moved(ContribTRPO, **still) == layer
     assert moved(TRPO, **still) == set()
+
+
+class Dropout(BaseFeaturesExtractor):
+    def __init__(self, observation_space: spaces.Space):
+        super().__init__(observation_space, features_dim=8)
+        self.linear, self.dropout = nn.Linear(4, 8), nn.Dropout(0.5)
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        return self.dropout(self.linear(observations))
+
+
+def test_old_and_new_policy_are_computed_in_the_mode_of_the_rollout() -> None:
+    """With dropout redrawn in between, sb3-contrib's KL of a step of zero is not zero."""
+    modes: dict[str, set[bool]] = {"theirs": set(), "ours": set()}
+    for who, algorithm in (("theirs", ContribTRPO), ("ours", TRPO)):
+        kwargs = {"features_extractor_class": Dropout}
+        model = collected(BOX6, algorithm=algorithm, policy_kwargs=kwargs, n_critic_updates=0)
+        model.policy.features_extractor.dropout.register_forward_hook(lambda m, *_, w=who: modes[w].add(m.training))
+        model.train()
+    assert modes == {"theirs": {True}, "ours": {False}}
 
 
 def test_autograd_graphs_do_not_grow_with_the_number_of_layers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -172,6 +172,17 @@ def test_operator_names_and_classes(kind: str, cls: type[FisherOperator]) -> Non
     assert type(fisher_operator(policy, observations.numpy(), actions.numpy(), kind=kind)) is cls
 
 
+@pytest.mark.parametrize(
+    ("distribution", "dtype"), [("bernoulli", th.int8), ("multi_categorical", th.int64), ("categorical", th.int64)]
+)
+def test_integer_actions_as_a_buffer_holds_them(distribution: str, dtype: th.dtype) -> None:
+    policy = make_policy(distribution)
+    observations, actions = make_batch(policy)
+    v = th.randn(fisher_operator(policy, observations).shape[0], dtype=th.float64)
+    floats, integers = (fisher_operator(policy, observations, a, kind="empirical") @ v for a in (actions, actions.to(dtype)))
+    assert th.equal(floats, integers)
+
+
 def test_default_operator_is_gauss_newton() -> None:
     policy = make_policy("gaussian")
     assert type(fisher_operator(policy, make_batch(policy)[0])) is GaussNewton

@@ -17,7 +17,7 @@ import yaml
 from rl_zoo3.utils import StoreDict
 
 from sb3_trpo_fvp.cli import main
-from sb3_trpo_fvp.zoo.checks import checked_training_arguments
+from sb3_trpo_fvp.zoo.checks import UserError, checked_training_arguments
 from sb3_trpo_fvp.zoo.configs import config_folder
 from sb3_trpo_fvp.zoo.manager import register
 from sb3_trpo_fvp.zoo.results import FINISHED, Result, load_results
@@ -141,6 +141,15 @@ def test_names_tell_runs_apart_and_do_not_depend_on_order() -> None:
     assert run.name.startswith("trpo__ALE-Pong-v5__seed3__")
     assert run.name == Run.from_parameters({"seed": 3, "env": "ALE/Pong-v5", "algo": "trpo"}).name
     assert run.name != Run.from_parameters({"seed": 3, "env": "ALE/Pong-v5", "algo": "trpo", "gamma": 0.9}).name
+
+
+def test_whole_numbers_may_be_written_as_floats() -> None:
+    run = Run.from_parameters({"algo": "trpo", "env": "E", "n_timesteps": 1e5, "eval_freq": "1e4"})
+    arguments = run.zoo_arguments("logs")
+    assert arguments[arguments.index("--n-timesteps") + 1] == "100000"
+    assert arguments[arguments.index("--eval-freq") + 1] == "10000"
+    with pytest.raises(UserError, match="`seed` must be a whole number, got 'one'"):
+        Run.from_parameters({"algo": "trpo", "env": "E", "seed": "one"}).zoo_arguments("logs")
 
 
 # --- the local runner ---

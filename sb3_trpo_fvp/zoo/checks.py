@@ -17,6 +17,10 @@ ZOO_HYPERPARAMETERS = {
 """Hyperparameters that RL-Zoo takes for itself; the others go to the algorithm's constructor."""
 
 
+ENVIRONMENT_PACKAGES = {"Bullet": "pybullet_envs_gymnasium", "MiniGrid-": "minigrid", "ALE/": "ale-py"}
+"""Packages that register environments, by what the environments' names have in common."""
+
+
 class UserError(Exception):
     """A mistake in what the user asked for: shown as one sentence, without a traceback."""
 
@@ -59,8 +63,13 @@ def check_environment(env_id: str) -> None:
     import gymnasium as gym
     import rl_zoo3.import_envs  # noqa: F401 - registers the environments of the packages that are installed
 
-    if env_id not in gym.registry:
-        raise UserError(suggest("environment", env_id, gym.registry))
+    if env_id in gym.registry:
+        return
+    message = suggest("environment", env_id, gym.registry)
+    for part, package in ENVIRONMENT_PACKAGES.items():
+        if part in env_id and not any(part in known for known in gym.registry):
+            message = f"unknown environment {env_id!r}: its package is not installed (pip install {package})"
+    raise UserError(message)
 
 
 def check_algorithm(algo: str) -> None:

@@ -120,7 +120,7 @@ def compare(args: Sequence[str]) -> int:
     mine = measure("sb3-trpo-fvp", [Result.load(runner.folder(run)) for run in ours])
     faster = speedup(baseline, mine)
     figure, numbers = output / "compare.png", output / "compare.json"
-    title = f"{options.env}: sb3-contrib's TRPO and sb3-trpo-fvp, {options.seeds} seeds"
+    title = f"{options.env}: sb3-contrib's TRPO and sb3-trpo-fvp, {options.seeds} seed{'s' * (options.seeds > 1)}"
     draw(figure, title + (", same settings" if options.like_for_like else ", each with its own settings"), [baseline, mine])
     content = {
         "command": ["sb3-trpo-fvp", "compare", *args],
@@ -135,12 +135,12 @@ def compare(args: Sequence[str]) -> int:
     numbers.write_text(json.dumps(content, indent=1) + "\n")
     console.print(table(options.env, options.n_timesteps, baseline, mine))
     console.print(
-        f"sb3-contrib took {faster.mean:.2f} [{faster.low:.2f}, {faster.high:.2f}] times as long to train: seed by seed,\n"
+        f"sb3-contrib took {faster} times as long to train: seed by seed,\n"
         "each pair on the same machine at the same time. Evaluations are left out of the times.\n"
         "Joint KL is the divergence of the whole action between the old policy and the new one, measured by the same code\n"
         "for both after each update. sb3-contrib bounds its average over the action dimensions instead: with several of them\n"
         "its joint KL may exceed target_kl.\n"
-        f"{options.seeds} seeds tell speeds and KLs apart, returns only where the intervals do.\n"
+        "Few seeds tell speeds and KLs apart, returns only where the intervals do.\n"
         f"Figure: {figure}\nNumbers: {numbers}",
         highlight=False,
     )

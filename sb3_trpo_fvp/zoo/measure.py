@@ -29,7 +29,8 @@ class Estimate:
     def __str__(self) -> str:
         size = abs(self.mean)
         digits = 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 else 4
-        return f"{self.mean:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
+        interval = f" [{self.low:.{digits}f}, {self.high:.{digits}f}]"
+        return f"{self.mean:.{digits}f}{interval if len(self.per_seed) > 1 else ''}"
 
 
 def bootstrap(samples: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -21,6 +21,11 @@ from sb3_trpo_fvp.zoo.results import FINISHED, Result
 from sb3_trpo_fvp.zoo.sweep import Run
 from sb3_trpo_fvp.zoo.sweep_run import PROGRESS
 
+try:
+    import fcntl
+except ImportError:  # Windows: runners of one folder do not see each other there
+    fcntl = None  # type: ignore[assignment]
+
 LOG = "log.txt"
 POLL_SECONDS = 0.2
 PATIENCE_SECONDS = 15.0
@@ -163,7 +168,7 @@ class Runner:
             stderr=subprocess.STDOUT,
             env=self._environment(run),
             start_new_session=True,  # Ctrl-C is for this process, which stops its runs itself
-            pass_fds=(lock.fileno(),),  # the run keeps the lock, whatever becomes of this process
+            pass_fds=(lock.fileno(),) if fcntl else (),  # the run keeps the lock, whatever becomes of this process
         )
         total = run.options.get("n_timesteps")
         bar = progress.add_task(
@@ -173,13 +178,12 @@ class Runner:
 
     def _lock(self, run: Run) -> IO[str] | None:
         """A lock that lasts as long as the run's process, so that two runners of one folder share its runs."""
-        import fcntl
-
         path = self.output / ".locks" / run.name
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = path.open("w")
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if fcntl:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             lock.close()
             return None

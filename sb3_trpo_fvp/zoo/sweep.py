@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from sb3_trpo_fvp.zoo.checks import UserError
-from sb3_trpo_fvp.zoo.configs import find_config
+from sb3_trpo_fvp.zoo.configs import config_folder, find_config
 
 METRIC = "eval/mean_reward"
 """What sweeps maximise: the mean return of RL-Zoo's evaluations, logged by both algorithms."""
@@ -34,6 +34,9 @@ ZOO_OPTIONS = {
     "conf_file": "--conf-file",
 }
 """Parameters of a sweep that are options of RL-Zoo; every other one is a hyperparameter."""
+
+TEXT_OPTIONS = {"env", "vec_env", "device", "conf_file"}
+"""Those of them that are no whole numbers."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ class Run:
         """
         :param log_folder: where RL-Zoo puts its files; one folder a run, since parallel runs race for RL-Zoo's numbers
         :return: the command line of RL-Zoo's ``train``
-        :raises UserError: if the hyperparameter file does not exist
+        :raises UserError: if the hyperparameter file does not exist, or an option that counts something is no whole number
         """
         args = ["--algo", self.algo, "--log-folder", str(log_folder)]
         for key, value in self.options.items():
@@ -104,7 +107,7 @@ class Run:
                     msg = f"no hyperparameter file {value!r}"
                     raise UserError(msg)
                 value = found
-            args += [ZOO_OPTIONS[key], str(value)]
+            args += [ZOO_OPTIONS[key], str(value) if key in TEXT_OPTIONS else str(_whole(key, value))]
         if self.hyperparams:
             # RL-Zoo evaluates what follows the colon: repr keeps strings strings.
             args += ["--hyperparams", *(f"{key}:{value!r}" for key, value in self.hyperparams.items())]
@@ -149,7 +152,7 @@ class Sweep:
         """
         path = find_config(str(name)) or find_config(f"sweeps/{name}") or find_config(f"sweeps/{name}.yaml")
         if path is None:
-            known = Path(find_config("sweeps/benchmark.yaml") or ".").parent.glob("*.yaml")
+            known = (config_folder() / "sweeps").glob("*.yaml")
             msg = f"no sweep file {str(name)!r}; this project's are: {', '.join(sorted(file.stem for file in known))}"
             raise UserError(msg)
         try:
@@ -193,6 +196,18 @@ class Sweep:
             Run.from_parameters(dict(zip(choices, values, strict=True))) for values in itertools.product(*choices.values())
         ]
         return list({run.name: run for run in runs}.values())
+
+
+def _whole(name: str, value: Any) -> int:
+    """Read 100000.0, and "1e5", which YAML takes for a string, as the whole number that they are."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = 0.5
+    if not number.is_integer():
+        msg = f"`{name}` must be a whole number, got {value!r}"
+        raise UserError(msg)
+    return int(number)
 
 
 def wandb_project() -> tuple[str, str | None]:

@@ -1,0 +1,322 @@
+"""The step: its direction, its β, the KL that it costs, and the old parameters back when it is refused."""
+
+import math
+import random
+
+import numpy as np
+import pytest
+import torch as th
+
+from sb3_trpo_fvp import TRPO, FisherOperator
+from sb3_trpo_fvp.trust_region import StepStatus
+from tests import oracles
+from tests.conftest import DISTRIBUTIONS, collect, logged, make_model, parameters_of, rollout_of, scatter
+
+distributions = pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+architectures = pytest.mark.parametrize("architecture", ["mlp", "learned_extractor"])
+
+
+class Tiny(FisherOperator):
+    """A curvature so small that no step in its metric respects the KL."""
+
+    def matvec(self, v: th.Tensor) -> th.Tensor:
+        return 1e-12 * v
+
+
+def step_of(model: TRPO, before: dict[str, th.Tensor], names: list[str]) -> np.ndarray:
+    after = parameters_of(model)
+    return th.cat([(after[name] - before[name]).flatten() for name in names]).double().numpy()
+
+
+def exact_model(distribution: str, architecture: str = "mlp", **kwargs: object) -> TRPO:
+    """Double precision, a scattered policy, conjugate gradients to the end, no critic."""
+    arguments = {"n_critic_updates": 0, "cg_max_steps": 300, "cg_residual_tol": 1e-10, "normalize_advantage": False}
+    model = make_model(distribution, architecture, dtype=th.float64, n_steps=8, batch_size=16, **(arguments | kwargs))
+    th.manual_seed(5)
+    scatter(model.policy)
+    return model
+
+
+@pytest.mark.parametrize("fisher", ["gauss_newton", "kl_hessian", "empirical"])
+@architectures
+@distributions
+def test_step_is_the_textbook_formula(distribution: str, architecture: str, fisher: str) -> None:
+    """θ − θ_k = fraction · √(2δ / sᵀHs) · s with (H + λI) s = g, by dense solves of explicit sums."""
+    damping, delta = 0.05, 0.003
+    model = exact_model(distribution, architecture, fisher=fisher, cg_damping=damping, target_kl=delta)
+    collect(model)
+    observations, actions, advantages = rollout_of(model)
+    named = oracles.actor_parameters(model.policy)
+    names, parameters = list(named), list(named.values())
+    scores = oracles.scores(model.policy, observations, actions, parameters)
+    h = scores.T @ scores / len(scores) if fisher == "empirical" else oracles.fisher(model.policy, observations, parameters)
+    s = np.linalg.solve(h + damping * np.eye(len(h)), advantages.double().numpy() @ scores / len(scores))
+
+    before = parameters_of(model)
+    model.train()
+    log = logged(model)
+    assert log["trust_region/status"] == "accepted"
+    step = step_of(model, before, names)
+    expected = log["trust_region/step_fraction"] * np.sqrt(2 * delta / (s @ h @ s)) * s
+    # The buffer's actions are in single precision, and a squashed one near ±1 loses digits in tanh⁻¹.
+    tolerance = 1e-4 if distribution == "squashed_gsde" else 1e-6
+    np.testing.assert_allclose(step, expected, rtol=0, atol=tolerance * np.abs(expected).max())
+
+
+@distributions
+def test_quadratic_kl_of_the_full_step_is_delta(distribution: str) -> None:
+    delta = 0.01
+    model = exact_model(distribution, target_kl=delta, cg_residual_tol=0.05, cg_max_steps=10)
+    collect(model)
+    observations, _, _ = rollout_of(model)
+    named = oracles.actor_parameters(model.policy)
+    h = oracles.fisher(model.policy, observations, list(named.values()))
+    before = parameters_of(model)
+    model.train()
+    full_step = step_of(model, before, list(named)) / logged(model)["trust_region/step_fraction"]
+    assert 0.5 * full_step @ h @ full_step == pytest.approx(delta, rel=1e-5)
+
+
+@pytest.mark.parametrize("damping", [0.0, 1e-3, 0.1, 10.0])
+def test_quadratic_kl_is_delta_for_any_damping(damping: float) -> None:
+    """H in β is undamped: the damping turns the step but does not shorten it."""
+    delta = 0.01
+    model = exact_model("gaussian", target_kl=delta, cg_damping=damping, cg_residual_tol=0.05, cg_max_steps=10)
+    collect(model)
+    observations, _, _ = rollout_of(model)
+    named = oracles.actor_parameters(model.policy)
+    h = oracles.fisher(model.policy, observations, list(named.values()))
+    before = parameters_of(model)
+    model.train()
+    full_step = step_of(model, before, list(named)) / logged(model)["trust_region/step_fraction"]
+    assert 0.5 * full_step @ h @ full_step == pytest.approx(delta, rel=1e-5)
+
+
+@pytest.mark.parametrize("delta", [0.001, 0.1])
+@architectures
+@distributions
+def test_true_joint_kl_of_the_accepted_step_is_within_delta(distribution: str, architecture: str, delta: float) -> None:
+    model = make_model(distribution, architecture, target_kl=delta, n_critic_updates=0)
+    for _ in range(2):
+        collect(model)
+        observations, _, _ = rollout_of(model)
+        old = oracles.snapshot(model.policy, observations)
+        model.train()
+        log = logged(model)
+        kl = oracles.joint_kl(old, oracles.snapshot(model.policy, observations))
+        assert log["trust_region/status"] == "accepted"
+        assert 0.3 * delta < kl <= delta * (1 + 1e-4)
+        assert log["trust_region/kl"] == pytest.approx(kl, rel=1e-3)
+        assert log["train/kl_divergence_loss"] == log["trust_region/kl"]
+
+
+@pytest.mark.parametrize(("distribution", "factors"), [("gaussian", 3), ("gsde", 3), ("bernoulli", 3), ("categorical", 1)])
+def test_mean_reduction_bounds_the_average_over_action_dimensions(distribution: str, factors: int) -> None:
+    delta = 0.01
+    model = make_model(distribution, target_kl=delta, kl_reduction="mean", n_critic_updates=0)
+    collect(model)
+    observations, _, _ = rollout_of(model)
+    old = oracles.snapshot(model.policy, observations)
+    model.train()
+    kl = oracles.joint_kl(old, oracles.snapshot(model.policy, observations))
+    assert 0.5 * factors * delta < kl <= factors * delta * (1 + 1e-4)
+    assert logged(model)["train/kl_divergence_loss"] == pytest.approx(kl / factors, rel=1e-3)
+    assert logged(model)["trust_region/kl"] == pytest.approx(kl, rel=1e-3)
+
+
+@architectures
+@distributions
+def test_logged_numbers_are_those_of_the_step(distribution: str, architecture: str) -> None:
+    model = exact_model(distribution, architecture, target_kl=0.01)
+    collect(model)
+    observations, actions, advantages = rollout_of(model)
+    old_log_prob = log_prob_of(model, observations, actions)
+    named = oracles.actor_parameters(model.policy)
+    g = advantages.double().numpy() @ oracles.scores(model.policy, observations, actions, list(named.values()))
+    before = parameters_of(model)
+    model.train()
+    log = logged(model)
+    new_log_prob = log_prob_of(model, observations, actions)
+    a = advantages.double().numpy()
+    surrogate = float(np.mean(a * np.exp(new_log_prob - old_log_prob)))
+    tolerance = {"rel": 1e-4, "abs": 1e-8}
+    assert log["trust_region/actual_improvement"] == pytest.approx(surrogate - a.mean(), **tolerance)
+    assert log["train/policy_objective"] == pytest.approx(surrogate, **tolerance)
+    assert log["trust_region/kl_monte_carlo"] == pytest.approx(np.mean(old_log_prob - new_log_prob), **tolerance)
+    slope = step_of(model, before, list(named)) @ g / len(a)
+    assert log["trust_region/predicted_improvement"] == pytest.approx(slope, **tolerance)
+    assert log["trust_region/step_fraction"] == pytest.approx(0.8 ** log["trust_region/backtracks"])
+    assert log["trust_region/cg_residual"] <= 1e-10
+    assert log["trust_region/fvp_count"] >= log["trust_region/cg_steps"] >= 1
+
+
+def log_prob_of(model: TRPO, observations: th.Tensor, actions: th.Tensor) -> np.ndarray:
+    with th.no_grad():
+        actions = actions.flatten() if model.action_space.__class__.__name__ == "Discrete" else actions
+        return model.policy.get_distribution(observations).log_prob(actions).numpy()
+
+
+def test_entropy_is_that_of_the_new_policy() -> None:
+    model = make_model("gaussian", n_critic_updates=0)
+    collect(model)
+    model.train()
+    log_std = model.policy.log_std.detach().double()
+    expected = float((0.5 * math.log(2 * math.pi * math.e) + log_std).sum())
+    assert logged(model)["trust_region/entropy"] == pytest.approx(expected, rel=1e-5)
+    assert logged(model)["train/std"] == pytest.approx(float(log_std.exp().mean()), rel=1e-5)
+
+
+@architectures
+@distributions
+def test_refused_step_restores_the_actor_bit_for_bit(distribution: str, architecture: str) -> None:
+    model = make_model(distribution, architecture, fisher=Tiny, cg_damping=0.0, line_search_max_iter=3, n_critic_updates=0)
+    scatter(model.policy)
+    collect(model)
+    before = parameters_of(model)
+    identities = [id(parameter) for parameter in model.policy.parameters()]
+    model.train()
+    log = logged(model)
+    assert log["trust_region/status"] == "line_search_failed"
+    assert log["trust_region/status_code"] == StepStatus.LINE_SEARCH_FAILED.value
+    assert log["train/is_line_search_success"] == 0.0
+    assert log["trust_region/step_fraction"] == log["trust_region/kl"] == log["trust_region/actual_improvement"] == 0.0
+    assert log["trust_region/backtracks"] == 2
+    assert [id(parameter) for parameter in model.policy.parameters()] == identities
+    assert all(th.equal(tensor, before[name]) for name, tensor in parameters_of(model).items())
+
+
+@architectures
+def test_backtracking_shortens_the_step_until_the_kl_holds(architecture: str) -> None:
+    class TooSmall(FisherOperator):
+        """Far below the true curvature: full steps are too long, and a few halvings make them short enough."""
+
+        def matvec(self, v: th.Tensor) -> th.Tensor:
+            return 1e-2 * v
+
+    model = make_model(
+        "gaussian",
+        architecture,
+        fisher=TooSmall,
+        target_kl=0.01,
+        line_search_shrinking_factor=0.5,
+        line_search_max_iter=20,
+        n_critic_updates=0,
+    )
+    scatter(model.policy)
+    collect(model)
+    observations, actions, advantages = rollout_of(model)
+    named = oracles.actor_parameters(model.policy)
+    before, old = parameters_of(model), oracles.snapshot(model.policy, observations)
+    old_log_prob = log_prob_of(model, observations, actions)
+    model.train()
+    log = logged(model)
+    backtracks = int(log["trust_region/backtracks"])
+    assert backtracks >= 1
+    assert log["trust_region/step_fraction"] == 0.5**backtracks
+    assert oracles.joint_kl(old, oracles.snapshot(model.policy, observations)) <= 0.01
+    # The step tried before, twice as long, was refused for a reason.
+    with th.no_grad():
+        for name, parameter in named.items():
+            parameter.copy_(before[name] + 2.0 * (parameter - before[name]))
+    too_far = oracles.joint_kl(old, oracles.snapshot(model.policy, observations)) > 0.01
+    a = advantages.double().numpy()
+    a = (a - a.mean()) / a.std(ddof=1)
+    no_better = np.mean(a * np.expm1(log_prob_of(model, observations, actions) - old_log_prob)) <= 0
+    assert too_far or no_better
+
+
+@architectures
+@distributions
+def test_equal_advantages_move_nothing(distribution: str, architecture: str) -> None:
+    model = make_model(distribution, architecture, n_critic_updates=0)
+    collect(model)
+    model.rollout_buffer.advantages[:] = 3.7
+    before = parameters_of(model)
+    model.train()
+    assert logged(model)["trust_region/status"] == "zero_gradient"
+    assert all(th.equal(tensor, before[name]) for name, tensor in parameters_of(model).items())
+
+
+def test_normalised_advantages_do_not_depend_on_scale_and_shift() -> None:
+    steps = []
+    for scale, shift in ((1.0, 0.0), (250.0, -40.0)):
+        model = exact_model("gaussian", normalize_advantage=True)
+        collect(model)
+        model.rollout_buffer.advantages[:] = scale * model.rollout_buffer.advantages + shift
+        before = parameters_of(model)
+        model.train()
+        steps.append(step_of(model, before, list(before)))
+    np.testing.assert_allclose(steps[1], steps[0], atol=1e-4 * np.abs(steps[0]).max())
+
+
+@pytest.mark.parametrize("fisher", ["gauss_newton", "kl_hessian", "empirical"])
+@architectures
+@distributions
+def test_actor_step_consumes_no_random_number(distribution: str, architecture: str, fisher: str) -> None:
+    model = make_model(distribution, architecture, fisher=fisher, n_critic_updates=0)
+    collect(model)
+    states = th.get_rng_state(), np.random.get_state(), random.getstate()
+    model.train()
+    assert logged(model)["trust_region/status"] == "accepted"
+    assert th.equal(th.get_rng_state(), states[0])
+    assert all(np.array_equal(now, then) for now, then in zip(np.random.get_state(), states[1], strict=True))
+    assert random.getstate() == states[2]
+
+
+@pytest.mark.parametrize("fisher", ["gauss_newton", "kl_hessian", "empirical"])
+@distributions
+def test_same_seed_same_result(distribution: str, fisher: str) -> None:
+    first, second, other = (parameters_of(make_model(distribution, fisher=fisher, seed=seed).learn(256)) for seed in (7, 7, 8))
+    assert all(th.equal(tensor, second[name]) for name, tensor in first.items())
+    assert not all(th.equal(tensor, other[name]) for name, tensor in first.items())
+
+
+@architectures
+@distributions
+def test_critic_fit_never_touches_what_the_actor_uses(distribution: str, architecture: str) -> None:
+    """With equal advantages the actor stands still, so that whatever moves was moved by the critic."""
+    model = make_model(distribution, architecture, n_critic_updates=3)
+    collect(model)
+    observations, _, _ = rollout_of(model)
+    model.rollout_buffer.advantages[:] = 1.0
+    actor = oracles.actor_parameters(model.policy)
+    before, old = parameters_of(model), oracles.snapshot(model.policy, observations)
+    model.train()
+    after = parameters_of(model)
+    moved = {name for name in after if not th.equal(after[name], before[name])}
+    assert moved == set(after) - set(actor)
+    assert oracles.joint_kl(old, oracles.snapshot(model.policy, observations)) == 0.0
+
+
+def test_actor_step_never_touches_the_critic() -> None:
+    model = make_model("gaussian", n_critic_updates=0)
+    collect(model)
+    actor = oracles.actor_parameters(model.policy)
+    before = parameters_of(model)
+    model.train()
+    after = parameters_of(model)
+    assert {name for name in after if not th.equal(after[name], before[name])} == set(actor)
+
+
+def test_critic_fit_is_epochs_of_adam_on_the_squared_error() -> None:
+    """A minibatch of the whole rollout makes the order of its states irrelevant."""
+    model = make_model("gaussian", dtype=th.float64, n_steps=32, batch_size=64, n_critic_updates=7, learning_rate=3e-3)
+    collect(model)
+    observations, _, _ = rollout_of(model)
+    returns = th.as_tensor(model.rollout_buffer.swap_and_flatten(model.rollout_buffer.returns)).flatten().double()
+    net = [model.policy.mlp_extractor.value_net, model.policy.value_net]
+    copies = [[parameter.detach().clone().requires_grad_() for parameter in part.parameters()] for part in net]
+    w1, b1, w2, b2 = (parameter for part in copies for parameter in part)
+    adam = th.optim.Adam([w1, b1, w2, b2], lr=3e-3, eps=1e-5)
+    losses = []
+    for _ in range(7):
+        values = th.tanh(observations.double() @ w1.T + b1) @ w2.T + b2
+        loss = (returns - values.flatten()).square().mean()
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        losses.append(loss.item())
+    model.train()
+    for parameter, expected in zip((p for part in net for p in part.parameters()), (w1, b1, w2, b2), strict=True):
+        th.testing.assert_close(parameter.detach(), expected.detach(), rtol=1e-9, atol=1e-12)
+    assert logged(model)["train/value_loss"] == pytest.approx(np.mean(losses), rel=1e-5)
