@@ -1,6 +1,7 @@
 """The two figures of the speed study, drawn from its results."""
 
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,57 +49,53 @@ def draw_cost(curve: dict[str, Any], threads: int, file: Path) -> None:
     _finish(figure, axes, file)
 
 
-def draw_improvement(records: list[dict[str, Any]], default: float, default_products: int, file: Path) -> None:
+def draw_improvement(curve: dict[str, Any], default: float, default_products: int, file: Path) -> None:
     """
     Draw the predicted improvement against products spent, one panel for each damping.
 
-    :param records: of :func:`benchmarks.improvement_curve.improvement`
+    :param curve: of :func:`benchmarks.improvement_curve.improvement`
     :param default: this package's default ``cg_residual_tol``
     :param default_products: that sb3-contrib spends at its defaults
     :param file: where to
     """
+    records, setup = curve["records"], curve["setup"]
     dampings = sorted({record["damping"] for record in records}, reverse=True)
     figure, axes = plt.subplots(1, len(dampings), figsize=(5.25 * len(dampings), 4.4), sharey=True, layout="constrained")
     for axis, damping in zip(axes, dampings, strict=True):
         chosen = [record for record in records if record["damping"] == damping]
-        products = list(range(1, len(chosen[0]["ours"]) + 1))
-        _band(axis, products, [record["ours"] for record in chosen], OURS, "-", "this package")
+        steps = list(range(1, len(chosen[0]["ours"]["none"]) + 1))
+        for solver, shift, line, text in (
+            ("kronecker", setup, "-", "this package (setting up counted)"),
+            ("none", 0.0, "--", "this package, not preconditioned"),
+        ):
+            _band(axis, [k + shift for k in steps], [record["ours"][solver] for record in chosen], OURS, line, text)
         spent = sorted(int(k) for k in chosen[0]["theirs"])
         for key, line, text in (
             ("theirs", "-", "sb3-contrib's direction"),
             ("theirs_own_beta", "--", "sb3-contrib's step (damped β)"),
         ):
-            curves = [[record[key][str(k)] for k in spent] for record in chosen]
-            _band(axis, spent, curves, THEIRS, line, text)
+            _band(axis, spent, [[record[key][str(k)] for k in spent] for record in chosen], THEIRS, line, text)
             end = statistics.median(record[key][str(default_products)] for record in chosen)
-            axis.plot(default_products, end, "o", color=THEIRS, markersize=8, markeredgecolor="white")
-        stops = [stop for record in chosen for stop in record["stops"] if stop["tolerance"] == default]
-        axis.plot(
-            [stop["products"] for stop in stops],
-            [stop["fraction"] for stop in stops],
-            "D",
-            color=OURS,
-            markersize=6,
-            markeredgecolor="white",
-            linestyle="none",
-            zorder=5,
-            label=f"stops here by default (residual {default:g})",
-        )
+            axis.plot(default_products, end, "o", color=THEIRS, markersize=8, markeredgecolor="white", zorder=5)
+        stops = [stop for record in chosen for stop in record["stops"]["kronecker"] if stop["tolerance"] == default]
+        x = statistics.median(stop["products"] for stop in stops) + setup
+        y = statistics.median(stop["fraction"] for stop in stops)
+        axis.plot(x, y, "D", color=OURS, markersize=8, markeredgecolor="white", zorder=5)
+        axis.plot([], [], "D", color=OURS, linestyle="none", label=f"stops here by default (residual {default:g})")
         axis.plot([], [], "o", color=THEIRS, linestyle="none", label=f"stops here by default ({default_products} products)")
-        axis.set(xlabel="products spent", title=f"damping λ = {damping:g}", ylim=(0.4, 1.03), xlim=(0.5, products[-1] + 0.5))
-        axis.set_xticks(range(2, products[-1] + 1, 2))
+        axis.set(xlabel="products spent", title=f"damping λ = {damping:g}", ylim=(0.4, 1.03), xlim=(0.5, steps[-1] + 0.5))
+        axis.set_xticks(range(2, steps[-1] + 1, 2))
         axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axis.grid(alpha=0.25)
     axes[0].set_ylabel("predicted improvement,\nof that of the exact solution")
-    axes[0].legend(frameon=False, loc="lower right", fontsize=9)
+    axes[-1].legend(frameon=False, loc="lower right", fontsize=8.5)
     names = sorted({record["env"].partition("-")[0] for record in records})
-    figure.suptitle(
-        f"What a product buys: {', '.join(names)} ({len(records) // len(dampings)} rollouts, median and quartiles)"
-    )
+    rollouts = len(records) // len(dampings)
+    figure.suptitle(f"What a product buys: {', '.join(names)} ({rollouts} rollouts, median and quartiles)")
     _finish(figure, axes, file)
 
 
-def _band(axis: Axes, x: list[int], curves: list[list[float]], color: str, line: str, label: str) -> None:
+def _band(axis: Axes, x: Sequence[float], curves: list[list[float]], color: str, line: str, label: str) -> None:
     """Draw the median over curves, and a band between the quartiles."""
     columns = list(zip(*curves, strict=True))
     axis.plot(x, [statistics.median(column) for column in columns], line, color=color, label=label)

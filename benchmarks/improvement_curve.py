@@ -9,7 +9,6 @@ own products at damping λ / A, which makes its system a multiple of ours (its K
 
 import math
 import statistics
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch as th
@@ -18,9 +17,10 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import RolloutBufferSamples
 
 from benchmarks.measurements import Context
-from benchmarks.products import Product, contrib_product, our_product
+from benchmarks.pairs import Side, summarize
+from benchmarks.products import Product, contrib_product
 from benchmarks.workloads import Workload
-from sb3_trpo_fvp import conjugate_gradient, fisher_operator
+from sb3_trpo_fvp import CGSolution, conjugate_gradient, fisher_operator
 from sb3_trpo_fvp.networks import prepare_actions
 
 WORKLOADS = tuple(
@@ -39,14 +39,14 @@ ENOUGH = 0.99
 
 def improvement(context: Context) -> dict[str, Any]:
     """
-    Count products and what they buy, on rollouts of policies at several stages of learning. No time is measured.
+    Count products and what they buy, on rollouts of policies at several stages of learning.
 
-    :param context: where rollouts are
-    :return: for each damping, one record for each rollout
+    :param context: where rollouts are, and how often to time the preconditioner
+    :return: one record for each rollout and damping, and what setting the preconditioner up costs, in products
     """
     workloads = WORKLOADS[:1] if context.tiny else WORKLOADS
     records = [_study(context, workload, damping) for workload in workloads for damping in DAMPINGS]
-    return {"records": records, "enough": ENOUGH}
+    return {"records": records, "enough": ENOUGH, "setup": _setup(context, workloads[0])}
 
 
 def _study(context: Context, workload: Workload, damping: float) -> dict[str, Any]:
@@ -55,38 +55,51 @@ def _study(context: Context, workload: Workload, damping: float) -> dict[str, An
     models.theirs.cg_damping = damping / models.theirs.action_space.shape[0]
     samples = models.states()
     theirs, g = contrib_product(models.theirs, samples)
-    ours = our_product(models.ours.policy, samples, "gauss_newton")
+    ours = fisher_operator(models.ours.policy, samples.observations, samples.actions)
+    diagonal = score_diagonal(models.ours.policy, samples) + damping
+    preconditioners = {"kronecker": ours.preconditioner(damping), "none": None, "diagonal": lambda r: r / diagonal}
 
     def damped(v: th.Tensor) -> th.Tensor:
-        return ours(v) + damping * v
+        return ours @ v + damping * v
 
-    def predicted(s: th.Tensor, curvature: Product = ours) -> float:
+    def predicted(s: th.Tensor, curvature: Product = ours.matvec) -> float:
         return float(th.dot(g, s)) / math.sqrt(float(th.dot(s, curvature(s))))
 
-    def solve(max_steps: int, rtol: float = 0.0) -> tuple[th.Tensor, int]:
-        solution = conjugate_gradient(damped, g, max_steps=max_steps, rtol=rtol)
-        return solution.value, solution.num_steps
+    def solve(solver: str, max_steps: int, rtol: float = 0.0) -> CGSolution:
+        return conjugate_gradient(damped, g, max_steps=max_steps, rtol=rtol, preconditioner=preconditioners[solver])
 
-    best = predicted(solve(CONVERGED)[0])
-    plain = [predicted(solve(k)[0]) / best for k in range(1, MAX_PRODUCTS + 1)]
-    diagonal = score_diagonal(models.ours.policy, samples)
-    jacobi = [predicted(s) / best for s, _ in zip(preconditioned(damped, g, diagonal + damping), plain, strict=False)]
+    best = predicted(solve("none", CONVERGED).value)
+
+    def fraction(s: th.Tensor, curvature: Product = ours.matvec) -> float:
+        return round(predicted(s, curvature) / best, 5)
+
+    def stop(solver: str, rtol: float) -> dict[str, float]:
+        solution = solve(solver, models.ours.cg_max_steps, rtol)
+        return {"tolerance": rtol, "products": solution.num_steps, "fraction": fraction(solution.value)}
+
     # sb3-contrib spends one product on its random start and one on sᵀHs besides its steps.
     directions = {k + 2: conjugate_gradient_solver(theirs, g, max_iter=k) for k in range(1, MAX_PRODUCTS - 1)}
-    stops = []
-    for rtol in TOLERANCES:
-        s, products = solve(models.ours.cg_max_steps, rtol)
-        stops.append({"tolerance": rtol, "products": products, "fraction": _round(predicted(s) / best)})
+    steps = range(1, MAX_PRODUCTS + 1)
     return {
         "env": workload.env_id,
         "updates_before": workload.updates_before,
         "damping": damping,
-        "ours": [_round(f) for f in plain],
-        "jacobi": [_round(f) for f in jacobi],
-        "theirs": {str(k): _round(predicted(s) / best) for k, s in directions.items()},
-        "theirs_own_beta": {str(k): _round(predicted(s, damped) / best) for k, s in directions.items()},
-        "stops": stops,
+        "ours": {solver: [fraction(solve(solver, k).value) for k in steps] for solver in preconditioners},
+        "theirs": {str(k): fraction(s) for k, s in directions.items()},
+        "theirs_own_beta": {str(k): fraction(s, damped) for k, s in directions.items()},
+        "stops": {solver: [stop(solver, rtol) for rtol in TOLERANCES] for solver in ("kronecker", "none")},
     }
+
+
+def _setup(context: Context, workload: Workload) -> float:
+    """Time the setting up of the Kronecker-factored preconditioner, in products on the same states."""
+    models = context.contestants(workload)
+    samples = models.states()
+    operator = fisher_operator(models.ours.policy, samples.observations, samples.actions)
+    v = th.ones(operator.shape[0])
+    sides = {"setup": Side(lambda: operator.preconditioner(DAMPINGS[0])), "product": Side(lambda: operator @ v)}
+    times = context.times(sides, shortest=0.05)
+    return round(summarize(times["setup"], times["product"]).median, 2)
 
 
 def score_diagonal(policy: ActorCriticPolicy, samples: RolloutBufferSamples, num_states: int = 256) -> th.Tensor:
@@ -108,29 +121,6 @@ def score_diagonal(policy: ActorCriticPolicy, samples: RolloutBufferSamples, num
     return total / len(log_prob)
 
 
-def preconditioned(matvec: Callable[[th.Tensor], th.Tensor], b: th.Tensor, diagonal: th.Tensor) -> Iterator[th.Tensor]:
-    """
-    Iterate conjugate gradients with a diagonal preconditioner (Saad, Iterative Methods for Sparse Linear Systems, 9.1).
-
-    :param matvec: v → Av
-    :param b: right-hand side, shape (P,)
-    :param diagonal: of the preconditioner, positive
-    :return: the iterates, each after one more product
-    """
-    x, r = th.zeros_like(b), b.clone()
-    z = r / diagonal
-    p, rz = z.clone(), th.dot(r, z)
-    while True:
-        ap = matvec(p)
-        alpha = rz / th.dot(p, ap)
-        x = x + alpha * p
-        yield x
-        r = r - alpha * ap
-        z = r / diagonal
-        rz, before = th.dot(r, z), rz
-        p = z + (rz / before) * p
-
-
 def products_needed(fractions: list[float], enough: float) -> int:
     """
     Count the products after which a solver stays above a fraction.
@@ -143,29 +133,27 @@ def products_needed(fractions: list[float], enough: float) -> int:
     return below[-1] + 2 if below else 1
 
 
-def improvement_summary(records: list[dict[str, Any]], damping: float, enough: float) -> dict[str, Any]:
+def improvement_summary(curve: dict[str, Any], damping: float) -> dict[str, Any]:
     """
     Reduce the records of one damping to medians over rollouts.
 
-    :param records: of :func:`improvement`
+    :param curve: of :func:`improvement`
     :param damping: which
-    :param enough: the fraction by which solvers are compared
-    :return: by tolerance: products and fractions (median and worst); by solver: products needed
+    :return: by solver and tolerance: products and fractions (median and worst); by solver: products needed for
+        :data:`ENOUGH`; the number of rollouts
     """
-    chosen = [record for record in records if record["damping"] == damping]
-    by_tolerance = []
-    for index, tolerance in enumerate(TOLERANCES):
-        stops = [record["stops"][index] for record in chosen]
-        fractions = [stop["fraction"] for stop in stops]
-        products = statistics.median(stop["products"] for stop in stops)
-        by_tolerance.append(
-            {"tolerance": tolerance, "products": products, "median": statistics.median(fractions), "worst": min(fractions)}
-        )
+    chosen = [record for record in curve["records"] if record["damping"] == damping]
+    stops: dict[str, list[dict[str, float]]] = {}
+    for solver in ("kronecker", "none"):
+        stops[solver] = []
+        for index, tolerance in enumerate(TOLERANCES):
+            of = [record["stops"][solver][index] for record in chosen]
+            fractions = [stop["fraction"] for stop in of]
+            products = statistics.median(stop["products"] for stop in of)
+            median, worst = statistics.median(fractions), min(fractions)
+            stops[solver].append({"tolerance": tolerance, "products": products, "median": median, "worst": worst})
     needed = {
-        name: statistics.median(products_needed(record[name], enough) for record in chosen) for name in ("ours", "jacobi")
+        solver: statistics.median(products_needed(record["ours"][solver], curve["enough"]) for record in chosen)
+        for solver in chosen[0]["ours"]
     }
-    return {"by_tolerance": by_tolerance, "needed": needed, "rollouts": len(chosen)}
-
-
-def _round(fraction: float) -> float:
-    return round(fraction, 5)
+    return {"stops": stops, "needed": needed, "rollouts": len(chosen)}

@@ -134,7 +134,7 @@ def draw(results: dict[str, Any], folder: Path) -> None:
         draw_cost(curves["cost"], 1, folder / "product_cost.png")
     if "improvement" in curves:
         default = signature(TRPO).parameters["cg_residual_tol"].default
-        draw_improvement(curves["improvement"]["records"], default, CONTRIB_PRODUCTS, folder / "predicted_improvement.png")
+        draw_improvement(curves["improvement"], default, CONTRIB_PRODUCTS, folder / "predicted_improvement.png")
 
 
 def run(keys: list[str], pairs: int, tiny: bool, note: str) -> None:

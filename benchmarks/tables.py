@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.table import Table
 
-from benchmarks.improvement_curve import DAMPINGS, improvement_summary
+from benchmarks.improvement_curve import DAMPINGS, MAX_PRODUCTS, improvement_summary
 from benchmarks.pairs import Summary
 from benchmarks.rows import ROWS, Row
 
@@ -67,7 +67,13 @@ def markdown(results: dict[str, Any]) -> dict[str, str]:
     :param results: as committed
     :return: text by the name of its markers
     """
-    parts = {"speed-table": _markdown_table(HEADER, lines(results)), "speed-environment": _environment(results)}
+    table = lines(results)
+    brief = [(what, work, against, *cells) for what, work, against, _, *cells in table]
+    parts = {
+        "speed-table": _markdown_table(HEADER, table),
+        "speed-summary": _markdown_table((*HEADER[:3], *HEADER[4:]), brief),
+        "speed-environment": _environment(results),
+    }
     if "improvement" in results["curves"]:
         parts["speed-improvement"] = _improvement(results["curves"]["improvement"])
     return parts
@@ -107,16 +113,27 @@ def _environment(results: dict[str, Any]) -> str:
 
 
 def _improvement(curve: dict[str, Any]) -> str:
-    header = ("damping λ", "`cg_residual_tol`", "products (median)", "predicted improvement: median", "worst rollout")
+    header = (
+        *("damping λ", "`cg_residual_tol`", "products, preconditioned", "predicted improvement, median (worst)"),
+        *("products, not preconditioned", "predicted improvement, median (worst)"),
+    )
     body, sentences = [], []
     for damping in DAMPINGS:
-        summary = improvement_summary(curve["records"], damping, curve["enough"])
-        for line in summary["by_tolerance"]:
-            fractions = (f"{100 * line[key]:.1f} %" for key in ("median", "worst"))
-            body.append((f"{damping:g}", f"{line['tolerance']:g}", f"{line['products']:g}", *fractions))
-        needed = summary["needed"]
+        summary = improvement_summary(curve, damping)
+        for with_it, without in zip(*summary["stops"].values(), strict=True):
+            cells = [f"{damping:g}", f"{with_it['tolerance']:g}"]
+            for stop in (with_it, without):
+                cells += [f"{stop['products']:g}", f"{100 * stop['median']:.1f} % ({100 * stop['worst']:.1f} %)"]
+            body.append(tuple(cells))
+        needed = {solver: _needed(products) for solver, products in summary["needed"].items()}
         sentences.append(
-            f"At λ = {damping:g}, {100 * curve['enough']:g} % of the predicted improvement takes {needed['ours']:g} products "
-            f"(median of {summary['rollouts']} rollouts), with a diagonal preconditioner {needed['jacobi']:g}."
+            f"At λ = {damping:g}, {100 * curve['enough']:g} % of the predicted improvement takes {needed['kronecker']} "
+            f"products with the Kronecker-factored preconditioner, {needed['diagonal']} with a diagonal one and "
+            f"{needed['none']} with none (medians of {summary['rollouts']} rollouts)."
         )
+    sentences.append(f"Setting the Kronecker factors up costs as much as {curve['setup']:.1f} products.")
     return _markdown_table(header, body) + "\n\n" + " ".join(sentences)
+
+
+def _needed(products: float) -> str:
+    return f"more than {MAX_PRODUCTS}" if products > MAX_PRODUCTS else f"{products:g}"
