@@ -24,6 +24,7 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnvWrapper, VecNormalize
 
 from sb3_trpo_fvp import TRPO
+from sb3_trpo_fvp.cli import main
 from sb3_trpo_fvp.distributed import RankFailure, communicator
 from sb3_trpo_fvp.distributed.agreement import checksum, odd_ones_out
 from sb3_trpo_fvp.distributed.algorithm import GlobalProgressBar, callback_of_rank
@@ -386,6 +387,7 @@ SCRIPT = """
 import os, signal
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
 from sb3_trpo_fvp import TRPO
+from sb3_trpo_fvp.cli import main
 from sb3_trpo_fvp.distributed import communicator
 from sb3_trpo_fvp.distributed.launch import torchrun
 
@@ -417,6 +419,43 @@ def test_torchrun_stops_when_a_rank_is_killed_and_the_last_checkpoint_loads(tmp_
     # Rank 1 dies in the third rollout; rank 0 may be stopped while it saves at the end of its part of that.
     steps = [TRPO.load(path).num_timesteps for path in (tmp_path / "checkpoints").glob("*.zip")]
     assert sorted(steps)[:2] == [64, 192]
+
+
+def test_the_command_trains_one_agent_with_two_ranks(tmp_path: Path) -> None:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    options = [
+        "--env",
+        "CartPole-v1",
+        "-n",
+        "64",
+        "--seed",
+        "1",
+        "--save-freq",
+        "16",
+        "--eval-freq",
+        "16",
+        "--eval-episodes",
+        "1",
+    ]
+    params = ["-params", "n_envs:2", "n_steps:16", "batch_size:16"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [*launcher, "-m", "sb3_trpo_fvp", "train", *options, *params]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Saving to logs/trpo_fvp/CartPole-v1_1") == 1
+    (run,) = (tmp_path / "logs" / "trpo_fvp").iterdir()
+    assert TRPO.load(run / "CartPole-v1.zip").num_timesteps == 64
+    assert (run / "best_model.zip").exists()
+
+
+@pytest.mark.parametrize("command", [["optimize"], ["train", "--algo", "trpo"]])
+def test_torchrun_is_refused_where_ranks_would_not_work_together(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main([*command, "--env", "CartPole-v1"]) == 2
+    assert "only `train` of trpo_fvp" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------------------------------ in one process
