@@ -165,6 +165,13 @@ def compare(args: Sequence[str]) -> int:
     return compare(args)
 
 
+def check(args: Sequence[str]) -> int:
+    """Compare the Fisher operators on a saved model: agreement, symmetry, definiteness, time per product."""
+    from sb3_trpo_fvp.check import main
+
+    return main(args)
+
+
 def configs(args: Sequence[str]) -> int:
     """Print the folder of the hyperparameter and sweep files."""
     print(config_folder())
@@ -178,6 +185,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "optimize": optimize,
     "all-plots": all_plots,
     "compare": compare,
+    "check": check,
     "sweep": sweep,
     "sweep-run": sweep_run,
     "configs": configs,
