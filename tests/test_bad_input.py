@@ -45,7 +45,7 @@ CASES: list[tuple[dict[str, Any], str]] = [
     ({"fisher": ""}, NAMES + "''"),
     ({"fisher": None}, NAMES + "None"),
     ({"fisher": dict}, NAMES + "<class 'dict'>"),
-    ({"fisher": len}, NAMES + "<function"),
+    ({"fisher": len}, NAMES + "<built-in function len>"),
     # 2 environments of 64 steps:
     (
         {"fisher_sub_sampling_factor": 128},
