@@ -10,7 +10,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, NullFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, NullLocator, PercentFormatter
 
 OURS, THEIRS, OTHERS, FLOOR = "#0072B2", "#D55E00", "#CC79A7", "#555555"
 STYLE = {
@@ -40,7 +40,7 @@ def draw_cost(curve: dict[str, Any], threads: int, file: Path) -> None:
             axis.plot(x, [point[name] for point in points], line, color=color, marker=marker, markersize=5, label=text)
         axis.set(xscale="log", yscale="log", xlabel=label)
         axis.set_xticks(x, [f"{value:,}" for value in x])
-        axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.xaxis.set_minor_locator(NullLocator())
         axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.grid(alpha=0.25)
     axes[0].set_ylabel(f"cost of one product\n(floor at 64-64, N = {size} is 1)")

@@ -26,13 +26,13 @@ from sb3_trpo_fvp.networks import prepare_actions
 WORKLOADS = tuple(
     Workload(env_id, updates_before=updates)
     for env_id in ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5")
-    for updates in (2, 10, 25)
+    for updates in (1, 5, 15)
 )
 DAMPINGS = (0.1, 0.01)
 TOLERANCES = (0.3, 0.1, 0.05, 0.02, 0.01)
 MAX_PRODUCTS = 20
 CONVERGED = 50
-"""Steps after which a direction counts as the solution."""
+"""Preconditioned steps after which a direction counts as the solution."""
 ENOUGH = 0.99
 """Of the predicted improvement, to compare solvers by the products that they need."""
 
@@ -68,7 +68,7 @@ def _study(context: Context, workload: Workload, damping: float) -> dict[str, An
     def solve(solver: str, max_steps: int, rtol: float = 0.0) -> CGSolution:
         return conjugate_gradient(damped, g, max_steps=max_steps, rtol=rtol, preconditioner=preconditioners[solver])
 
-    best = predicted(solve("none", CONVERGED).value)
+    best = predicted(solve("kronecker", CONVERGED, rtol=1e-5).value)
 
     def fraction(s: th.Tensor, curvature: Product = ours.matvec) -> float:
         return round(predicted(s, curvature) / best, 5)
