@@ -244,9 +244,11 @@ def test_a_page_is_changed_between_its_markers_only(tmp_path: Path) -> None:
 
 def test_the_page_shows_the_committed_results() -> None:
     results = json.loads(speed.RESULTS.read_text())
-    page = (speed.ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
+    pages = [(speed.ROOT / path).read_text(encoding="utf-8") for path in ("docs/speed.md", "README.md")]
     for name, part in markdown(results).items():
-        assert f"<!-- {name}:start -->\n{part}\n<!-- {name}:end -->" in page, name
+        shown = f"<!-- {name}:start -->\n{part}\n<!-- {name}:end -->"
+        assert any(shown in page for page in pages), name
+        assert all(shown in page for page in pages if f"<!-- {name}:start -->" in page), name
     for curve, figure in (("cost", "product_cost.png"), ("improvement", "predicted_improvement.png")):
         assert curve in results["curves"]
         assert (speed.FIGURES / figure).exists()
