@@ -252,4 +252,4 @@ def test_the_page_shows_the_committed_results() -> None:
     for curve, figure in (("cost", "product_cost.png"), ("improvement", "predicted_improvement.png")):
         assert curve in results["curves"]
         assert (speed.FIGURES / figure).exists()
-        assert f"figures/{figure}" in page
+        assert all(f"figures/{figure}" in page for page in pages)
