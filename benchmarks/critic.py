@@ -66,7 +66,7 @@ class Run:
     @property
     def file_name(self) -> str:
         """Of its result."""
-        return f"{self.env}-{self.critic}-{self.seed}.json"
+        return f"{self.env}-{self.critic}-{self.seed}-{self.n_timesteps}.json"
 
 
 def plan(envs: Sequence[str], seeds: int, n_timesteps: int) -> list[Run]:

@@ -163,6 +163,27 @@ def aggregate(runs: Sequence[Series]) -> list[str]:
     ]
 
 
+def section(runs: Sequence[Series], steps: int) -> list[str]:
+    """
+    Everything about the runs of one length.
+
+    :param runs: of that length
+    :param steps: the length
+    :return: lines of Markdown
+    """
+    both = matched(runs)
+    return [
+        f"### Runs of {steps:,} steps",
+        "",
+        f"{len(runs)} runs; means over runs with the smallest and the largest in brackets, ratios of times as medians of the "
+        "pairs with their quartiles.",
+        "",
+        *fit_table(runs),
+        "",
+        *([*run_table(both), "", *aggregate(both)] if both else ["No seed of an environment has been driven by both yet."]),
+    ]
+
+
 def draw(runs: Sequence[Series], path: Path) -> None:
     """
     Draw explained variance on the next rollout, both critics in the runs of either driver.
@@ -204,21 +225,12 @@ def write_report(results: Path, page: Path = PAGE, figure: Path = FIGURE) -> Non
     runs = read(results)
     if not runs:
         return
-    both = matched(runs)
-    steps = sorted({run.n_timesteps for run in runs})
-    lines = [
-        f"{len(runs)} runs of {' or '.join(f'{n:,}' for n in steps)} steps; means over the runs with the smallest and the "
-        "largest in brackets, times as medians of the pairs with their quartiles.",
-        "",
-        *fit_table(runs),
-        "",
-        *(
-            [*run_table(both), "", *aggregate(both)]
-            if both
-            else ["No environment and seed has been driven by both critics yet."]
-        ),
-    ]
+    lines = []
+    longest_first = sorted({run.n_timesteps for run in runs}, reverse=True)
+    for steps in longest_first:
+        lines += ["", *section([run for run in runs if run.n_timesteps == steps], steps)]
+    lines += ["", f"![Explained variance on the next rollout](figures/{figure.name})", ""]
     head, _, rest = page.read_text().partition(BEGIN)
     _, _, tail = rest.partition(END)
-    page.write_text("\n".join([head + BEGIN, "", *lines, "", END + tail]))
-    draw(runs, figure)
+    page.write_text("\n".join([head + BEGIN, *lines, END + tail]))
+    draw([run for run in runs if run.n_timesteps == longest_first[0]], figure)

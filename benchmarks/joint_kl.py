@@ -6,8 +6,10 @@ The KL is that of the whole action, old policy first, mean over the states of th
 the parameters of the distributions before and after ``train()``, by formulas of this file alone. No clock is read: the
 result depends on seeds and rounding, and not on what else the machine does.
 
-    python -m benchmarks.joint_kl --output benchmarks/results/joint_kl.json
+    python -m benchmarks.joint_kl
     python -m benchmarks.joint_kl --table benchmarks/results/joint_kl.json
+
+Both write the table into the page on coming from sb3-contrib.
 """
 
 import argparse
@@ -24,8 +26,12 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.monitor import Monitor
 
 from benchmarks.environment import describe_environment
+from benchmarks.tables import update_page
 from sb3_trpo_fvp import TRPO
 
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "joint_kl.json"
+PAGE = ROOT / "docs" / "coming-from-sb3-contrib.md"
 TARGET_KL = 0.01
 N_STEPS, UPDATES, SEEDS = 2048, 3, 3
 ALGORITHMS = {"sb3-contrib": ContribTRPO, "sb3-trpo-fvp": TRPO}
@@ -145,8 +151,8 @@ def table(results: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/joint_kl.json"), help="where to write")
-    parser.add_argument("--table", type=Path, help="print the table of a file of results, and measure nothing")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="where to write")
+    parser.add_argument("--table", type=Path, help="make the table of a file of results, and measure nothing")
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--updates", type=int, default=UPDATES)
     given = parser.parse_args()
@@ -156,6 +162,7 @@ def main() -> None:
         given.output.write_text(json.dumps(results, indent=1) + "\n")
     else:
         results = json.loads(given.table.read_text())
+    update_page(PAGE, {"joint_kl": table(results)})
     print(table(results))
 
 

@@ -154,24 +154,27 @@ def report(results: dict[str, Any]) -> str:
     table = "\n".join("| " + " | ".join(line) + " |" for line in (header, ("---",) * len(header), *rows))
     loads = [load for load in results["loads"] if load is not None]
     busy = f", load average {min(loads):.1f} to {max(loads):.1f}" if loads else ""
-    note = f" **{environment['note']}**" if environment["note"] else ""
+    note = f"**{environment['note']}**" if environment["note"] else ""
+    spread = f"quartiles {ratio.lower:.2f} to {ratio.upper:.2f}, {ratio.pairs} pairs"
+    in_rollouts = base.rollout / update_seconds(base, link, 1)
     return f"""
 {results["env"]}, {results["n_envs"]} environments and {base.states} steps a rank and update, {two[0]["parameters"]:,}
-parameters; {environment["cpu"]}, {environment["cpu_count"]} cores{busy}, commit {environment["commit"]}.{note}
+parameters, one thread a rank; {environment["cpu"]}, {environment["cpu_count"]} cores{busy}, commit {environment["commit"]}.
+{note}
 
-- **Two ranks make {ratio.median:.2f} × the environment steps per second of one** (quartiles {ratio.lower:.2f} to
-  {ratio.upper:.2f}, {ratio.pairs} pairs).
+- **Two ranks make {ratio.median:.2f} × the environment steps per second of one** ({spread}).
 - An update of two ranks exchanges {messages:.0f} messages and {megabytes:.1f} MB; communication, waiting for the other rank
   included, is {share("communication"):.0%} of its time, the rollout {share("rollout"):.0%}.
-- In CPU time, which other processes do not touch, an update costs a rank of two {cpu:.2f} × what it costs a single one: what
-  the ranks lose beyond that is waiting.
-- One rank spends {base.rollout / update_seconds(base, link, 1):.0%} of its time in rollouts, whose length varies by
-  {base.rollout_std / base.rollout:.0%} (standard deviation) between updates.
+- In CPU time, which other processes hardly touch, an update costs a rank of two {cpu:.2f} × what it costs a single one;
+  what the ranks lose beyond that is waiting.
+- One rank spends {in_rollouts:.0%} of its CPU time in rollouts, whose length varies by
+  {base.rollout_std / base.rollout:.1%} (standard deviation) between updates.
 - The model says {2 * efficiency(base, measured, 2):.2f} × for two ranks on this machine.
 
-What the model says of a ring over 10 Gbit/s ({link.latency * 1e6:.0f} µs a hop, of which {NETWORK_LATENCY * 1e6:.0f} µs are
-assumed; {link.bandwidth * 8 / 1e9:.1f} Gbit/s): part of the ideal speed that is reached, and the number of ranks at which half
-of it is.
+What the model says of a network of 10 Gbit/s: which part of the ideal speed is reached, and how many ranks still reach half
+of it. A hop takes {link.latency * 1e6:.0f} µs, {measured.latency * 1e6:.0f} as measured here and
+{NETWORK_LATENCY * 1e6:.0f} assumed for the network; a link carries {link.bandwidth * 8 / 1e9:.1f} Gbit/s, the lesser of the
+network's and what was measured here.
 
 {table}
 """

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sb3_trpo_fvp import __version__
+from sb3_trpo_fvp.distributed.launch import arguments_of_rank, ranks_started, torchrun
 from sb3_trpo_fvp.zoo.checks import (
     UserError,
     check_algorithm,
@@ -67,7 +68,10 @@ def _train(name: str, args: Sequence[str]) -> int:
 
     if not _asks_help(args):
         args = checked_training_arguments(f"{PROGRAM} {name}", args)
-    with _command_line(name, args):
+        if ranks_started() > 1 and (name != "train" or parse_known(f"{PROGRAM} {name}", args)[0].algo != ALGORITHM):
+            msg = f"torchrun starts several processes for one agent, which only `train` of {ALGORITHM} can use"
+            raise UserError(msg)
+    with torchrun() as comm, arguments_of_rank(args, comm) as own, _command_line(name, own):
         try:
             train()
         except gym.error.DependencyNotInstalled as error:
@@ -161,6 +165,13 @@ def compare(args: Sequence[str]) -> int:
     return compare(args)
 
 
+def check(args: Sequence[str]) -> int:
+    """Compare the Fisher operators on a saved model: agreement, symmetry, definiteness, time per product."""
+    from sb3_trpo_fvp.check import main
+
+    return main(args)
+
+
 def configs(args: Sequence[str]) -> int:
     """Print the folder of the hyperparameter and sweep files."""
     print(config_folder())
@@ -174,6 +185,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "optimize": optimize,
     "all-plots": all_plots,
     "compare": compare,
+    "check": check,
     "sweep": sweep,
     "sweep-run": sweep_run,
     "configs": configs,

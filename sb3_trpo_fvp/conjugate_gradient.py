@@ -65,7 +65,7 @@ def conjugate_gradient(
     :param b: right-hand side, shape (P,)
     :param x0: where to start, shape (P,); zero if None
     :param max_steps: the most steps to take, at least 1
-    :param rtol: stop when ‖r‖ ≤ rtol · ‖b‖, in [0, ∞)
+    :param rtol: stop when ‖r‖ ≤ rtol · ‖b‖, with a preconditioner in the norm of M⁻¹ as well; in [0, ∞)
     :param atol: stop when ‖r‖ ≤ atol, in [0, ∞)
     :param preconditioner: r → M⁻¹r with a symmetric positive definite M close to A, (P,) → (P,); none by default
     :return: the solution and how it was reached
@@ -90,7 +90,7 @@ def conjugate_gradient(
         return CGSolution(x * scale, math.sqrt(max(rr, 0.0)) * scale, num_steps, status, quadratic_form)
 
     rr = float(th.dot(r, r))
-    tolerance = max(rtol * math.sqrt(rr), atol / scale) if math.isfinite(rr) else math.inf
+    tolerance = rtol * math.sqrt(rr)
     if largest == 0.0:
         return solution(CGStatus.ZERO_RHS, 0)
     if x0 is not None:
@@ -99,12 +99,19 @@ def conjugate_gradient(
     if not math.isfinite(rr):
         x, rr = th.zeros_like(b), math.inf
         return solution(CGStatus.NONFINITE, 0)
+    precondition = preconditioner or (lambda r: r)
+    # rᵀM⁻¹r is close to the error in the norm of A. The plain norm alone does not see what is left in directions of little
+    # curvature, which a preconditioned step reaches and the step's length depends on.
+    largest_rz = rtol**2 * float(th.dot(b, precondition(b))) if preconditioner else math.inf
     p, rz = th.zeros_like(b), 1.0
-    for step in range(max_steps):
-        if math.sqrt(rr) <= tolerance:
-            return solution(CGStatus.CONVERGED, step)
-        z = r if preconditioner is None else preconditioner(r)
+    for step in range(max_steps + 1):
+        z = precondition(r)
         last_rz, rz = rz, float(th.dot(r, z))
+        norm = math.sqrt(rr)
+        if norm <= atol / scale or (norm <= tolerance and rz <= largest_rz):
+            return solution(CGStatus.CONVERGED, step)
+        if step == max_steps:
+            break
         p = z + (rz / last_rz) * p
         ap = matvec(p)
         curvature = float(th.dot(p, ap))
@@ -119,4 +126,4 @@ def conjugate_gradient(
         if not (math.isfinite(next_rr) and math.isfinite(float(next_x.sum() * scale))):
             return solution(CGStatus.NONFINITE, step)
         x, r, rr = next_x, next_r, next_rr
-    return solution(CGStatus.CONVERGED if math.sqrt(rr) <= tolerance else CGStatus.MAX_STEPS, max_steps)
+    return solution(CGStatus.MAX_STEPS, max_steps)

@@ -18,7 +18,7 @@ from torch import nn
 from sb3_trpo_fvp.distributions import family_of
 from sb3_trpo_fvp.layers import LinearLayer
 from sb3_trpo_fvp.linearization import pieces
-from sb3_trpo_fvp.parameters import index_observations, num_observations
+from sb3_trpo_fvp.parameters import all_finite, index_observations, num_observations
 from sb3_trpo_fvp.stacks import Stack, actor_stack
 
 Preconditioner = Callable[[th.Tensor], th.Tensor]
@@ -88,13 +88,12 @@ def kronecker_preconditioner(
         return None
     layers, inputs, outputs = factors
     pooled = list(average([*inputs, *outputs]))
-    blocks = [
-        _block(layer, a, g, damping)
-        for layer, a, g in zip(layers, pooled[: len(layers)], pooled[len(layers) :], strict=True)
-        if bool(th.isfinite(a).all() and th.isfinite(g).all())
-    ]
-    if len(blocks) < len(layers):
-        return None
+    blocks = []
+    for layer, a, g in zip(layers, pooled[: len(layers)], pooled[len(layers) :], strict=True):
+        block = _block(layer, a, g, damping)
+        if block is None:
+            return None
+        blocks.append(block)
     # The scores of μ and of log σ are uncorrelated, and E[(∂ log π / ∂ log σ)²] = 2.
     log_std = None if stack.log_std is None else stack.slots.get(stack.log_std)
 
@@ -138,10 +137,18 @@ def _factors(
     return layers, inputs, outputs
 
 
-def _block(layer: LinearLayer, aa: th.Tensor, gg: th.Tensor, damping: float) -> _Block:
-    a, u = th.linalg.eigh(aa)
-    g, w = th.linalg.eigh(gg)
+def _block(layer: LinearLayer, aa: th.Tensor, gg: th.Tensor, damping: float) -> _Block | None:
+    """Invert one block; None where that overflows or does not converge: conjugate gradients do without, then."""
+    if not all_finite((aa, gg)):
+        return None
+    try:
+        a, u = th.linalg.eigh(aa)
+        g, w = th.linalg.eigh(gg)
+    except th.linalg.LinAlgError:  # type: ignore[attr-defined]
+        return None
     eigenvalues = th.outer(g.clamp(min=0.0), a.clamp(min=0.0))
+    if not all_finite(eigenvalues):
+        return None
     # Without damping, directions that were not seen have no curvature at all.
     floor = max(damping, _SMALLEST_DAMPING * float(eigenvalues.max()), math.ulp(0.0))
     assert layer.weight_slot is not None

@@ -1,5 +1,6 @@
 """TRPO as a Stable-Baselines3 algorithm."""
 
+import math
 import time
 import warnings
 from dataclasses import fields
@@ -349,9 +350,9 @@ class TRPO(DataParallelAlgorithm, OnPolicyAlgorithm):
     def _check_arguments(self) -> None:
         """Raise ValueError for the first argument outside of its interval."""
         fisher_class(self.fisher)
-        _require(self.target_kl > 0, "target_kl", "(0, ∞)", self.target_kl)
+        _require(0 < self.target_kl < math.inf, "target_kl", "(0, ∞)", self.target_kl)
         _require(self.cg_max_steps >= 1, "cg_max_steps", "[1, ∞)", self.cg_max_steps)
-        _require(self.cg_damping >= 0, "cg_damping", "[0, ∞)", self.cg_damping)
+        _require(0 <= self.cg_damping < math.inf, "cg_damping", "[0, ∞)", self.cg_damping)
         _require(0 <= self.cg_residual_tol < 1, "cg_residual_tol", "[0, 1)", self.cg_residual_tol)
         known = self.cg_preconditioner in ("kronecker", "none")
         _require(known, "cg_preconditioner", '{"kronecker", "none"}', self.cg_preconditioner)
@@ -381,9 +382,10 @@ class TRPO(DataParallelAlgorithm, OnPolicyAlgorithm):
         if self.normalize_advantage:
             what = "n_steps * n_envs, thinned by sub_sampling_factor, with normalize_advantage"
             _require(states >= 2, what, "[2, ∞)", states)
-        largest = states // 2 if states >= 2 else 1
+        # Every n-th state from the first on: two are left as long as n is less than their number.
+        largest = max(states - 1, 1)
         interval = f"[1, {largest}], to leave at least 2 of {states} states"
-        _require(thinning == 1 or -(-states // thinning) >= 2, "fisher_sub_sampling_factor", interval, thinning)
+        _require(thinning <= largest, "fisher_sub_sampling_factor", interval, thinning)
         if self.critic == "adam" and size % self.batch_size > 0:
             warnings.warn(
                 f"`batch_size`={self.batch_size} does not divide the rollout of n_steps * n_envs = {size} states: the last "

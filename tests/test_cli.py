@@ -5,7 +5,7 @@ from pathlib import Path
 import gymnasium as gym
 import pytest
 
-from sb3_trpo_fvp import __version__
+from sb3_trpo_fvp import TRPO, __version__
 from sb3_trpo_fvp.cli import COMMANDS, main
 from sb3_trpo_fvp.zoo.checks import suggest
 from sb3_trpo_fvp.zoo.configs import config_folder
@@ -90,3 +90,12 @@ def test_the_module_is_the_command_and_zoo_answers_help() -> None:
     assert result.stdout.startswith("usage: sb3-trpo-fvp train")
     assert "trpo_fvp" in result.stdout
     assert "--eval-freq" in result.stdout
+
+
+def test_check_compares_the_operators_on_a_saved_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "model.zip"
+    TRPO("MlpPolicy", "CartPole-v1", n_steps=64, batch_size=64, policy_kwargs={"net_arch": [8]}).save(path)
+    assert main(["check", str(path), "--env", "CartPole-v1", "--num-states", "64"]) == 0
+    printed = capsys.readouterr().out
+    for operator in ("gauss_newton", "kl_hessian", "empirical"):
+        assert operator in printed

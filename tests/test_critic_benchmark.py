@@ -82,7 +82,7 @@ def test_report_of_an_unfinished_study(tmp_path: Path) -> None:
     results.mkdir()
     page = tmp_path / "critic.md"
     page.write_text(f"before\n{critic_report.BEGIN}\nold\n{critic_report.END}\nafter\n")
-    for run in [*plan(["A", "B"], 2, 1000), Run("A", "adam", 2, 1000)]:
+    for run in [*plan(["A", "B"], 2, 1000), Run("A", "adam", 2, 1000), Run("B", "adam", 0, 500)]:
         level = 1.5 if run.critic == "gauss_newton" else 1.0
         (results / run.file_name).write_text(json.dumps(_result(run, level)))
     critic_report.write_report(results, page, tmp_path / "critic.png")
@@ -93,6 +93,8 @@ def test_report_of_an_unfinished_study(tmp_path: Path) -> None:
     assert "| A | Adam | 3 | 0.500 [0.500, 0.500] | 0.750 [0.750, 0.750] | 0.250 [0.250, 0.250] | 3.0 × [3.0, 3.0] |" in text
     assert "| A | Gauss-Newton | 2 | 150 [150, 150] | 5.0 × [5.0, 5.0] |" in text
     assert "Adam 1.00 [1.00, 1.00], Gauss-Newton 1.50 [1.50, 1.50]" in text
+    assert text.index("### Runs of 1,000 steps") < text.index("### Runs of 500 steps")
+    assert text.count("| B | Adam |") == 3
     assert (tmp_path / "critic.png").stat().st_size > 0
 
 
@@ -101,8 +103,8 @@ def test_finished_runs_are_not_done_again(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(critic, "RESULTS", tmp_path)
     monkeypatch.setattr(critic, "train", lambda run: done.append(run.file_name) or {"run": vars(run)})
     monkeypatch.setattr(critic_report, "write_report", lambda results: None)
-    (tmp_path / "Hopper-v5-adam-0.json").write_text("{}")
+    (tmp_path / "Hopper-v5-adam-0-300000.json").write_text("{}")
     critic.main(["--env", "Hopper-v5", "--seeds", "2"])
-    assert done == ["Hopper-v5-gauss_newton-0.json", "Hopper-v5-adam-1.json", "Hopper-v5-gauss_newton-1.json"]
+    assert done == [f"Hopper-v5-{name}-300000.json" for name in ("gauss_newton-0", "adam-1", "gauss_newton-1")]
     critic.main(["--env", "Hopper-v5", "--seeds", "2"])
     assert len(done) == 3

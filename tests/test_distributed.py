@@ -24,6 +24,7 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnvWrapper, VecNormalize
 
 from sb3_trpo_fvp import TRPO
+from sb3_trpo_fvp.cli import main
 from sb3_trpo_fvp.distributed import RankFailure, communicator
 from sb3_trpo_fvp.distributed.agreement import checksum, odd_ones_out
 from sb3_trpo_fvp.distributed.algorithm import GlobalProgressBar, callback_of_rank
@@ -41,7 +42,10 @@ SPLITS = {
     "unequal": (3, 5),
     "thinned": (4, 4),
     "gauss_newton_critic": (3, 5),
+    "written_out": (3, 5),
 }
+SINGLE = {"written_out"}
+"""Cases of a plain policy in single precision, which takes the shorter ways: layers written out, the preconditioner."""
 PER_RANK = 2
 
 
@@ -54,7 +58,7 @@ def _enter(function: Callable[..., Any], rank: int, world_size: int, folder: Pat
 
     th.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    faults.GRACE_SECONDS = 3.0
+    faults.GRACE_SECONDS = 6.0
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world_size, timeout=timedelta(seconds=seconds)
     )
@@ -93,9 +97,18 @@ def run_ranks(function: Callable[..., Any], world_size: int, folder: Path, *args
     return [pickle.loads(path.read_bytes()) if path.exists() else None for path in results]
 
 
+def _unharmed(results: list[Any]) -> list[Any]:
+    for result in results:
+        if isinstance(result, Exception):
+            raise result
+    return results
+
+
 # --------------------------------------------------------------------------------------------------------- exactness
 def _options(case: str, batch_size: int) -> dict[str, Any]:
     options: dict[str, Any] = {"n_steps": N_STEPS, "batch_size": batch_size, "n_critic_updates": 4, "device": "cpu", "seed": 0}
+    if case in SINGLE:
+        return options
     options["policy_kwargs"] = {"features_extractor_class": DoubleFlatten}
     if case == "thinned":
         return {**options, "sub_sampling_factor": 2, "fisher_sub_sampling_factor": 2}
@@ -104,9 +117,9 @@ def _options(case: str, batch_size: int) -> dict[str, Any]:
     return {**options, "fisher": "gauss_newton" if case == "unequal" else case}
 
 
-def _train_on(model: TRPO, rollout: dict[str, Any]) -> dict[str, Any]:
+def _train_on(model: TRPO, rollout: dict[str, Any], single: bool = False) -> dict[str, Any]:
     """Do one update on a given rollout from given parameters, and tell what came of it."""
-    model.policy.double().load_state_dict(rollout["policy"])
+    model.policy.to(th.float32 if single else th.float64).load_state_dict(rollout["policy"])
     before = flatten(list(model.policy.parameters())).detach().clone()
     model.rollout_buffer.reset()
     for key, value in rollout["buffer"].items():
@@ -125,13 +138,13 @@ def _exactness_rank(rank: int, rollout: dict[str, Any]) -> dict[str, Any]:
         model._setup_learn(1)
         own = slice(sum(split[:rank]), sum(split[: rank + 1]))
         buffer = {key: value[:, own] for key, value in rollout["buffer"].items()}
-        outcomes[case] = _train_on(model, {**rollout, "buffer": buffer})
+        outcomes[case] = _train_on(model, {**rollout, "buffer": buffer}, case in SINGLE)
     if rank == 1:
         buffer["advantages"] = np.full_like(buffer["advantages"], np.nan)
         buffer["returns"] = np.full_like(buffer["returns"], np.nan)
     with warnings.catch_warnings(record=True):
         warnings.simplefilter("always")
-        outcomes["nan_on_rank_1"] = _train_on(model, {**rollout, "buffer": buffer})
+        outcomes["nan_on_rank_1"] = _train_on(model, {**rollout, "buffer": buffer}, case in SINGLE)
     return outcomes
 
 
@@ -152,8 +165,8 @@ def exactness(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any],
     for case in SPLITS:
         model = TRPO("MlpPolicy", env, **_options(case, N_STEPS * N_ENVS))
         model._setup_learn(1)
-        alone[case] = _train_on(model, rollout)
-    return alone, run_ranks(_exactness_rank, 2, tmp_path_factory.mktemp("exactness") / "ranks", rollout)
+        alone[case] = _train_on(model, rollout, case in SINGLE)
+    return alone, _unharmed(run_ranks(_exactness_rank, 2, tmp_path_factory.mktemp("exactness") / "ranks", rollout))
 
 
 @pytest.mark.parametrize("case", SPLITS)
@@ -162,9 +175,9 @@ def test_two_ranks_take_the_step_of_one_process(exactness: Any, case: str) -> No
     expected = alone[case]["step"]
     assert expected.norm() > 0
     for rank in ranks:
-        # Sums in another order: the rounding of doubles, times the condition of the problem.
+        # Sums in another order: rounding, times the condition of the problem.
         error = (rank[case]["step"] - expected).norm() / expected.norm()
-        assert error < 1e5 * th.finfo(th.float64).eps, error
+        assert error < (5e4 if case in SINGLE else 1e5) * th.finfo(expected.dtype).eps, error
     assert th.equal(ranks[0][case]["step"], ranks[1][case]["step"])
 
 
@@ -176,7 +189,7 @@ def test_two_ranks_log_the_numbers_of_one_process(exactness: Any, case: str) -> 
             assert ranks[0][case]["logged"][key] == expected, key
         else:
             # The buffer's values and returns are single precision, and SB3's explained variance is computed in it.
-            tolerance = 1e-4 if key == "train/explained_variance" else 1e-7
+            tolerance = 1e-4 if key == "train/explained_variance" else 5e-3 if case in SINGLE else 1e-7
             assert ranks[0][case]["logged"][key] == pytest.approx(expected, rel=tolerance, abs=1e-9), key
     assert ranks[0][case]["logged"]["distributed/world_size"] == 2
 
@@ -279,7 +292,7 @@ def _learning_rank(rank: int, folder: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def learned(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]], Path]:
     folder = tmp_path_factory.mktemp("learn")
-    return run_ranks(_learning_rank, 2, folder / "ranks", folder), folder
+    return _unharmed(run_ranks(_learning_rank, 2, folder / "ranks", folder)), folder
 
 
 def test_ranks_start_alike_and_stay_alike(learned: Any) -> None:
@@ -362,7 +375,8 @@ def _faulty_rank(rank: int, fault: Callable[[TRPO], Any]) -> None:
     ],
 )
 def test_a_fault_of_one_rank_stops_the_others_and_is_named(tmp_path: Path, fault: Any, message: str) -> None:
-    results = run_ranks(_faulty_rank, 3, tmp_path / "ranks", fault, seconds=4.0)
+    # Only what hangs has to be waited for; on a busy machine a rank that is well may stand still for seconds.
+    results = run_ranks(_faulty_rank, 3, tmp_path / "ranks", fault, seconds=12.0 if fault is _hang else 60.0)
     for rank in (0, 2):
         assert isinstance(results[rank], RankFailure)
         assert message in str(results[rank])
@@ -373,6 +387,7 @@ SCRIPT = """
 import os, signal
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
 from sb3_trpo_fvp import TRPO
+from sb3_trpo_fvp.cli import main
 from sb3_trpo_fvp.distributed import communicator
 from sb3_trpo_fvp.distributed.launch import torchrun
 
@@ -404,6 +419,43 @@ def test_torchrun_stops_when_a_rank_is_killed_and_the_last_checkpoint_loads(tmp_
     # Rank 1 dies in the third rollout; rank 0 may be stopped while it saves at the end of its part of that.
     steps = [TRPO.load(path).num_timesteps for path in (tmp_path / "checkpoints").glob("*.zip")]
     assert sorted(steps)[:2] == [64, 192]
+
+
+def test_the_command_trains_one_agent_with_two_ranks(tmp_path: Path) -> None:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    options = [
+        "--env",
+        "CartPole-v1",
+        "-n",
+        "64",
+        "--seed",
+        "1",
+        "--save-freq",
+        "16",
+        "--eval-freq",
+        "16",
+        "--eval-episodes",
+        "1",
+    ]
+    params = ["-params", "n_envs:2", "n_steps:16", "batch_size:16"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [*launcher, "-m", "sb3_trpo_fvp", "train", *options, *params]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Saving to logs/trpo_fvp/CartPole-v1_1") == 1
+    (run,) = (tmp_path / "logs" / "trpo_fvp").iterdir()
+    assert TRPO.load(run / "CartPole-v1.zip").num_timesteps == 64
+    assert (run / "best_model.zip").exists()
+
+
+@pytest.mark.parametrize("command", [["optimize"], ["train", "--algo", "trpo"]])
+def test_torchrun_is_refused_where_ranks_would_not_work_together(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main([*command, "--env", "CartPole-v1"]) == 2
+    assert "only `train` of trpo_fvp" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------------------------------ in one process

@@ -50,11 +50,14 @@ def test_mean_reduction_takes_the_step_of_sb3_contrib() -> None:
     """contrib(δ, λ) is joint-KL TRPO(Aδ, Aλ), but for the damped curvature in its β."""
     dimensions, delta, damping = 6, 0.002, 0.1
     steps, models = [], []
-    for algorithm, kwargs in (
+    cases: list[tuple[Any, dict[str, Any]]] = [
         (ContribTRPO, {"target_kl": delta, "cg_damping": damping}),
         (TRPO, {"target_kl": delta, "cg_damping": damping, "kl_reduction": "mean", "cg_residual_tol": 0.0}),
         (TRPO, {"target_kl": dimensions * delta, "cg_damping": dimensions * damping, "cg_residual_tol": 0.0}),
-    ):
+    ]
+    for algorithm, kwargs in cases:
+        if algorithm is TRPO:
+            kwargs["cg_preconditioner"] = "none"
         model = collected(BOX6, algorithm=algorithm, n_steps=256, cg_max_steps=30, n_critic_updates=0, **kwargs)
         before = snapshot(model.policy)
         observations = rollout(model).observations
@@ -86,8 +89,9 @@ def test_mean_reduction_takes_the_step_of_sb3_contrib() -> None:
 def test_the_old_policy_comes_first_in_the_kl() -> None:
     """With a bound so wide that both directions of the KL differ."""
     kwargs: dict[str, Any] = {"n_steps": 256, "target_kl": 0.5, "cg_damping": 1e-3}
-    for algorithm, old_first in ((ContribTRPO, False), (TRPO, True)):
-        model = collected(spaces.Box(-1.0, 1.0, (1,)), algorithm=algorithm, **kwargs)
+    ours: dict[str, Any] = {"cg_preconditioner": "none"}
+    for algorithm, old_first, more in ((ContribTRPO, False, {}), (TRPO, True, ours)):
+        model = collected(spaces.Box(-1.0, 1.0, (1,)), algorithm=algorithm, **kwargs, **more)
         observations = rollout(model).observations
         old = distributions(model.policy, observations)
         logged_kl = train(model)["train/kl_divergence_loss"]
@@ -285,9 +289,9 @@ def test_a_shared_extractor_is_not_backpropagated_for_the_critic() -> None:
         model.policy.features_extractor.register_forward_hook(lambda *_, c=with_graph: c.append(th.is_grad_enabled()))
         model.train()
         calls.append(sum(with_graph))
-    # Theirs: 20 minibatches and the actor; ours: the actor, and finding out which parameters are whose.
+    # Theirs: 20 minibatches and the actor; ours: the actor alone, however many minibatches there are.
     assert calls[0] >= 20
-    assert calls[1] <= 5
+    assert calls[1] < 10
 
 
 def test_what_they_log_is_logged_here_and_what_they_do_not_is_too() -> None:

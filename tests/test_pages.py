@@ -1,5 +1,6 @@
 """The documentation's code runs, and its lists are complete."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 from gymnasium import spaces
 
+from benchmarks.joint_kl import ALGORITHMS, RESULTS, dimensions, measure, table
 from sb3_trpo_fvp import CGStatus, StepStatus
 from sb3_trpo_fvp.critic import CriticStatus
 from sb3_trpo_fvp.distributions import _REGISTERED
@@ -45,9 +47,29 @@ def test_every_status_is_explained_with_its_code(statuses: Any) -> None:
         assert rows[str(status.value)][column].strip() == status.name.lower()
 
 
+def test_the_table_of_joint_kls_is_that_of_the_results() -> None:
+    results = json.loads(RESULTS.read_text())
+    assert (
+        f"<!-- joint_kl:start -->\n{table(results)}\n<!-- joint_kl:end -->"
+        in (DOCS / "coming-from-sb3-contrib.md").read_text()
+    )
+    for row in results["rows"]:
+        if row["algorithm"] == "sb3-trpo-fvp":
+            assert max(map(max, row["joint_kl"])) <= results["target_kl"] * (1 + 1e-6)
+
+
+def test_the_measurement_of_joint_kls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.joint_kl.N_STEPS", 128)
+    theirs, ours = (measure(algorithm, "8 switches", 0, 2) for algorithm in ALGORITHMS.values())
+    assert len(theirs) == len(ours) == 2
+    assert 0.0 < max(ours) <= 0.01 * (1 + 1e-6) < min(theirs)
+    assert dimensions("8 switches") == 8
+    assert dimensions("CartPole-v1") == 1
+
+
 def test_links_between_pages_lead_somewhere() -> None:
     for page in DOCS.glob("*.md"):
-        for target, anchor in re.findall(r"\]\((?!http)([\w./-]*)(#[\w-]+)?\)", page.read_text()):
+        for target, anchor in re.findall(r"\]\((?!http)([\w./-]*\.md)?(#[\w-]+)?\)", page.read_text()):
             linked = (page.parent / target) if target else page
             assert linked.exists(), f"{page.name} links to {target}"
             if anchor:

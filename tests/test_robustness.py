@@ -289,11 +289,41 @@ def test_infinite_weights_that_saturation_hides_are_refused() -> None:
 
     problem: Any = Saturated()
     operator: Any = Identity()
-    options: dict[str, Any] = {"target_kl": 1e76, "damping": 0.0, "cg_max_steps": 1, "cg_residual_tol": 0.0}
+    options: dict[str, Any] = {
+        "target_kl": 1e76,
+        "damping": 0.0,
+        "cg_max_steps": 1,
+        "cg_residual_tol": 0.0,
+        "precondition": False,
+    }
     stats = trust_region_step(problem, operator, shrinking_factor=0.5, max_iterations=5, **options)
     assert stats.status is StepStatus.ACCEPTED
     assert stats.backtracks == 2
     assert 3e38 < operator.parameters[0].item() < math.inf
+
+
+@pytest.mark.parametrize("failure", ["overflow", "no_convergence"])
+def test_a_preconditioner_that_cannot_be_made_is_done_without(failure: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if failure == "no_convergence":
+
+        def eigh(matrix: th.Tensor) -> Any:
+            msg = "the algorithm failed to converge"
+            raise th.linalg.LinAlgError(msg)
+
+        monkeypatch.setattr(th.linalg, "eigh", eigh)
+    logs = []
+    for preconditioner in ("kronecker", "none"):
+        linear = {"net_arch": {"pi": [], "vf": []}}
+        model = collected(BOX, cg_preconditioner=preconditioner, n_critic_updates=0, policy_kwargs=linear)
+        if failure == "overflow":
+            model.rollout_buffer.observations *= 1e12
+            with th.no_grad():
+                model.policy.log_std.fill_(-18.0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            logs.append({key: value for key, value in train(model).items() if "seconds" not in key})
+        assert all_finite(model.policy)
+    assert str(logs[0]) == str(logs[1])  # as text: NaN is not equal to itself
 
 
 # ---------------------------------------------------------------------------------------------------------- exceptions

@@ -74,6 +74,6 @@ class RollCall:
             return "; ".join(own)
         missing = [str(rank) for rank in range(self.world_size) if rank not in answers]
         if not missing:
-            return f"no rank failed, but they lost contact: look at the network ({first_line})"
+            return f"all ranks are there, but out of step: raise the timeout, or look at the network ({first_line})"
         fate = "hung until the timeout" if "timed out" in first_line.lower() else "was killed"
         return f"rank {', '.join(missing)} of {self.world_size} {fate} ({first_line})"

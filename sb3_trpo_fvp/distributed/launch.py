@@ -29,7 +29,7 @@ def torchrun() -> Iterator[Communicator]:
     :return: context with the communicator
     :raises ValueError: if the timeout in the environment is no positive number
     """
-    if "TORCHELASTIC_RUN_ID" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if ranks_started() == 1:
         yield ALONE
         return
     import torch.distributed as dist
@@ -50,6 +50,15 @@ def torchrun() -> Iterator[Communicator]:
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def ranks_started() -> int:
+    """
+    Count the processes that ``torchrun`` started, before they have joined a group.
+
+    :return: their number, 1 if it did not start this one
+    """
+    return int(os.environ.get("WORLD_SIZE", "1")) if "TORCHELASTIC_RUN_ID" in os.environ else 1
 
 
 def timeout() -> float:
