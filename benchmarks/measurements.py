@@ -139,13 +139,13 @@ def peak_memory(workload: Workload, **ours: Any) -> Callable[[Context], Measurem
 
     :param workload: of both
     :param ours: arguments of this package's TRPO
-    :return: measures, three times at most: memory hardly varies
+    :return: measures, twice at most: memory hardly varies
     """
 
     def measure(context: Context) -> Measurement:
         shrunk, rollout = context.shrink(workload), context.rollout(workload)
         measured: Measurement = {"reference": [], "ours": []}
-        for _ in range(min(context.pairs, 3)):
+        for _ in range(min(context.pairs, 2)):
             measured["reference"].append(actor_step_peak("theirs", shrunk, rollout, th.get_num_threads()))
             measured["ours"].append(actor_step_peak("ours", shrunk, rollout, th.get_num_threads(), **ours))
         return measured

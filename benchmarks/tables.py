@@ -108,7 +108,7 @@ def _environment(results: dict[str, Any]) -> str:
     return (
         f"Measured on {environment['cpu']}, {environment['cpu_count']} cores, {environment['os']}, Python "
         f"{environment['python']}, {versions}, commit {environment['commit']}, at least {results['pairs']} pairs a row "
-        f"(memory: 3).{busy}{note}"
+        f"(memory: 2).{busy}{note}"
     )
 
 
