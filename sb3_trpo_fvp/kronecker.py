@@ -72,7 +72,7 @@ def kronecker_preconditioner(
     """
     Approximate (F + λI)⁻¹, block by block, from the scores of the actions taken.
 
-    Costs about as much as one Fisher-vector product and the eigendecomposition of two small matrices per layer.
+    Costs a backward pass and the eigendecomposition of two small matrices per layer, about three products of a small network.
 
     :param policy: the policy
     :param observations: N states
