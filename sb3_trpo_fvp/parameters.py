@@ -107,16 +107,16 @@ def evaluation_mode(policy: nn.Module, but_for: Iterable[nn.Module] = ()) -> Ite
     :param policy: the policy
     :param but_for: modules to put in training mode instead
     """
-    modes = {module: module.training for module in policy.modules()}
-    for module in modes:
-        module.training = False
-    for module in but_for:
-        module.training = True
+    wanted = dict.fromkeys(policy.modules(), False) | dict.fromkeys(but_for, True)
+    # Assigning an attribute of a module is slow, and most are in the wanted mode already.
+    changed = [module for module, mode in wanted.items() if module.training is not mode]
+    for module in changed:
+        module.training = wanted[module]
     try:
         yield
     finally:
-        for module, mode in modes.items():
-            module.training = mode
+        for module in changed:
+            module.training = not wanted[module]
 
 
 def index_observations(observations: PyTorchObs, index: slice | th.Tensor) -> PyTorchObs:
