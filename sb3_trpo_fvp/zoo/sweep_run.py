@@ -91,6 +91,7 @@ def _mark_finished(folder: Path, run: Run, seconds: float) -> None:
         "variant": run.variant,
         "parameters": dict(run.parameters),
         "seconds": seconds,
+        "cpu_seconds": time.process_time(),  # what the run took, whatever else the machine did
         "folder": str(zoo_folder.relative_to(folder)),
         "versions": versions(),
     }
