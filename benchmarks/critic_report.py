@@ -230,7 +230,7 @@ def write_report(results: Path, page: Path = PAGE, figure: Path = FIGURE) -> Non
     for steps in longest_first:
         lines += ["", *section([run for run in runs if run.n_timesteps == steps], steps)]
     lines += ["", f"![Explained variance on the next rollout](figures/{figure.name})", ""]
-    head, _, rest = page.read_text().partition(BEGIN)
+    head, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
     _, _, tail = rest.partition(END)
-    page.write_text("\n".join([head + BEGIN, *lines, END + tail]))
+    page.write_text("\n".join([head + BEGIN, *lines, END + tail]), encoding="utf-8")
     draw([run for run in runs if run.n_timesteps == longest_first[0]], figure)

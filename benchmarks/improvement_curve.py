@@ -29,7 +29,7 @@ WORKLOADS = tuple(
     for updates in (1, 5, 15)
 )
 DAMPINGS = (0.1, 0.01)
-TOLERANCES = (0.3, 0.1, 0.05, 0.02, 0.01)
+TOLERANCES = (0.3, 0.2, 0.15, 0.1, 0.05, 0.02, 0.01)
 MAX_PRODUCTS = 20
 CONVERGED = 50
 """Preconditioned steps after which a direction counts as the solution."""

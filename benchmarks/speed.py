@@ -115,7 +115,7 @@ def load_results(environment: dict[str, Any], pairs: int) -> dict[str, Any]:
     empty: dict[str, Any] = {"environment": environment, "pairs": pairs, "rows": {}, "curves": {}}
     if not RESULTS.exists():
         return empty
-    old: dict[str, Any] = json.loads(RESULTS.read_text())
+    old: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8"))
     if any(old["environment"][key] != environment[key] for key in ("cpu", "versions")):
         Console(stderr=True).print(f"{RESULTS.name} is from another machine or other versions: starting anew.")
         return empty
@@ -170,7 +170,7 @@ def run(keys: list[str], pairs: int, tiny: bool, note: str) -> None:
                 results["rows"].setdefault(task.key, {})[str(task.threads)] = measured
             if not tiny:  # Kept after each one: a long run that is interrupted has not been for nothing.
                 RESULTS.parent.mkdir(exist_ok=True)
-                RESULTS.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+                RESULTS.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
             progress.advance(bar)
         if tiny:
             draw(results, Path(folder))
@@ -214,7 +214,7 @@ def main(arguments: list[str] | None = None) -> None:
             json.dumps(measure(Task(options.worker, options.threads), Context(options.pairs, options.folder, options.quick)))
         )
     elif options.table:
-        results = json.loads(RESULTS.read_text())
+        results = json.loads(RESULTS.read_text(encoding="utf-8"))
         publish(results)
         print("\n\n".join(markdown(results).values()))
     else:

@@ -102,10 +102,12 @@ def conjugate_gradient(
     precondition = preconditioner or (lambda r: r)
     # rᵀM⁻¹r is close to the error in the norm of A. The plain norm alone does not see what is left in directions of little
     # curvature, which a preconditioned step reaches and the step's length depends on.
-    largest_rz = rtol**2 * float(th.dot(b, precondition(b))) if preconditioner else math.inf
+    z = precondition(b)
+    largest_rz = rtol**2 * float(th.dot(b, z)) if preconditioner else math.inf
     p, rz = th.zeros_like(b), 1.0
     for step in range(max_steps + 1):
-        z = precondition(r)
+        if step > 0 or x0 is not None:
+            z = precondition(r)
         last_rz, rz = rz, float(th.dot(r, z))
         norm = math.sqrt(rr)
         if norm <= atol / scale or (norm <= tolerance and rz <= largest_rz):

@@ -2,10 +2,11 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -25,7 +26,7 @@ from sb3_trpo_fvp.parameters import (
     num_observations,
     unflatten,
 )
-from sb3_trpo_fvp.stacks import critic_stack
+from sb3_trpo_fvp.stacks import Stack, critic_stack
 
 
 class CriticStatus(Enum):
@@ -81,9 +82,16 @@ class ValueFunction:
         self.comm = comm
         self.parameters = split.critic
         self.size = num_observations(observations)
+        self._split = split
         self._observations = observations
-        self._features = _constant_features(policy, split, observations)
-        self._stack = critic_stack(policy, split.critic)
+
+    @cached_property
+    def _features(self) -> th.Tensor | None:
+        return _constant_features(self.policy, self._split, self._observations)
+
+    @cached_property
+    def _stack(self) -> Stack | None:
+        return critic_stack(self.policy, self._split.critic)
 
     def __call__(self, index: th.Tensor | None = None) -> th.Tensor:
         """
@@ -99,19 +107,54 @@ class ValueFunction:
         values: th.Tensor = self.policy.value_net(self.policy.mlp_extractor.forward_critic(features))
         return values.reshape(-1, 1)
 
-    def linearize(self, index: th.Tensor | None = None) -> StackLinearization | GraphLinearization:
+    def linearize(self) -> StackLinearization | GraphLinearization:
         """
-        Predict values and linearise them in the critic's parameters, as these are now.
+        Predict all values and linearise them in the critic's parameters, as these are now.
 
-        :param index: which states, (n,) integers; all if None
-        :return: with one output of shape (n, 1)
+        :return: with one output of shape (N, 1)
         """
         if self._stack is None:
             with th.enable_grad():
-                return GraphLinearization([self(index)], self.parameters)
+                return GraphLinearization([self()], self.parameters)
+        return self._stack.linearize(self._inputs(self._stack))
+
+    def minibatches(
+        self, returns: th.Tensor, permutation: th.Tensor, batch_size: int, count: int
+    ) -> Iterator[tuple[StackLinearization | GraphLinearization, th.Tensor]]:
+        """
+        Go through the states once, in minibatches, and linearise each at the parameters of its time.
+
+        :param returns: targets, shape (N,)
+        :param permutation: the order of the states, (N,) integers
+        :param batch_size: states in a minibatch; fewer in the last one
+        :param count: of minibatches, at least N / batch_size; where it is more than that, they are of equal size
+        :return: the n values of a minibatch linearised, valid until the next one, and the returns, shape (n, 1)
+        """
+        indices = th.split(permutation, batch_size)
+        indices = indices if len(indices) == count else th.tensor_split(permutation, count)
+        sizes = [len(index) for index in indices]
+        targets = th.split(returns[permutation].unsqueeze(1), sizes)
+        if self._stack is None:
+            for index, target in zip(indices, targets, strict=True):
+                with th.enable_grad():
+                    yield GraphLinearization([self(index)], self.parameters), target
+            return
+        inputs: Iterable[th.Tensor] = (self._inputs(self._stack, index) for index in indices)
+        if self._features is not None:
+            inputs = th.split(self._features[permutation], sizes)  # in one go
+        linearization: StackLinearization | None = None
+        for features, target in zip(inputs, targets, strict=True):
+            if linearization is None:
+                linearization = self._stack.linearize(features, follow=True)
+            else:
+                linearization.move_to(features)
+            yield linearization, target
+
+    def _inputs(self, stack: Stack, index: th.Tensor | None = None) -> th.Tensor:
+        """Return what the stack is fed with."""
         if self._features is None:
-            return self._stack.linearize(self._stack.features(self._states(index)))
-        return self._stack.linearize(self._features if index is None else self._features[index])
+            return stack.features(self._states(index))
+        return self._features if index is None else self._features[index]
 
     def _states(self, index: th.Tensor | None) -> PyTorchObs:
         return self._observations if index is None else index_observations(self._observations, index)
@@ -159,30 +202,17 @@ class AdamCritic(CriticFit):
         with _fused(optimizer):
             for _ in range(self.n_epochs):
                 permutation = th.as_tensor(np.random.permutation(values.size), device=returns.device)
-                for index in minibatches(permutation, self.batch_size, num_minibatches):
-                    predicted = values.linearize(index)
-                    error = predicted.outputs[0] - returns[index].unsqueeze(1)
+                for predicted, targets in values.minibatches(returns, permutation, self.batch_size, num_minibatches):
+                    error = predicted.outputs[0] - targets
                     # The gradient of the mean of the squared errors.
-                    predicted.vjp([error * (2.0 / max(len(index), 1))], out=gradient.zero_())
-                    loss, mean = values.comm.mean([error.square().mean(), gradient], len(index))
-                    gradient.copy_(mean)
+                    predicted.vjp([error * (2.0 / max(len(error), 1))], out=gradient.zero_())
+                    loss, mean = values.comm.mean([error.square().mean(), gradient], len(error))
+                    if mean is not gradient:
+                        gradient.copy_(mean)
                     optimizer.step()
                     losses.append(loss)
         optimizer.zero_grad(set_to_none=True)
         return CriticStats(CriticStatus.FITTED, float(th.stack(losses).mean()) if losses else math.nan)
-
-
-def minibatches(permutation: th.Tensor, batch_size: int, count: int) -> Sequence[th.Tensor]:
-    """
-    Cut a permutation of this rank's states into as many minibatches as every other rank has.
-
-    :param permutation: (N,) integers
-    :param batch_size: states in a minibatch; fewer in the last one
-    :param count: the number of minibatches, at least N / batch_size; where it is more than that, they are of equal size
-    :return: ``count`` pieces
-    """
-    pieces = th.split(permutation, batch_size)
-    return pieces if len(pieces) == count else th.tensor_split(permutation, count)
 
 
 @contextmanager

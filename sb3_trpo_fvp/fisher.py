@@ -6,6 +6,7 @@ Every operator here is undamped and reduced over states by their mean; λI is ad
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
@@ -16,12 +17,11 @@ from torch import nn
 
 from sb3_trpo_fvp.distributions import Phi, detach, joint_kl
 from sb3_trpo_fvp.kronecker import Average, Preconditioner, kronecker_preconditioner
-from sb3_trpo_fvp.linearization import Linearization, pieces
-from sb3_trpo_fvp.networks import linearize_distribution, linearize_log_prob, require_family
+from sb3_trpo_fvp.linearization import Linearization
+from sb3_trpo_fvp.networks import LinearizedActor, require_family
 from sb3_trpo_fvp.parameters import (
     evaluation_mode,
     flatten,
-    index_observations,
     num_observations,
     split_parameters,
     unflatten,
@@ -66,6 +66,11 @@ class FisherOperator(ABC):
         )
         size = sum(parameter.numel() for parameter in self.parameters)
         self.shape = (size, size)
+
+    @cached_property
+    def actor(self) -> LinearizedActor:
+        """The policy, linearised in these states; the surrogate's gradient is taken from it too."""
+        return LinearizedActor(self.policy, self.observations, self.parameters)
 
     @abstractmethod
     def matvec(self, v: th.Tensor) -> th.Tensor:
@@ -135,7 +140,7 @@ class _PolicyFisher(FisherOperator):
         """Return the Kronecker-factored one where the actor is a plain stack, see :meth:`FisherOperator.preconditioner`."""
         if self.actions is None:
             return None
-        return kronecker_preconditioner(self.policy, self.observations, self.actions, self.parameters, damping, average)
+        return kronecker_preconditioner(self.actor, self.actions, damping, average)
 
 
 class KLHessian(_PolicyFisher):
@@ -173,7 +178,57 @@ class KLHessian(_PolicyFisher):
         return flatten(th.autograd.grad(slopes, self.parameters, pieces, retain_graph=True, materialize_grads=True))
 
 
-class GaussNewton(_PolicyFisher):
+Factor: TypeAlias = tuple[Linearization, Callable[[Phi], Phi]]
+"""J, and the product with M."""
+
+
+class _FactoredFisher(_PolicyFisher):
+    """
+    (1/N) Σ over pieces of the states of JᵀMJ.
+
+    Factors are made once and kept. Only where chunks were asked for and autograd's graphs would be kept, each is made anew
+    for each product instead: that is what bounds the memory.
+
+    Parameters as in :class:`FisherOperator`, and:
+
+    :param chunk_size: states in a piece, at least 1
+    """
+
+    def __init__(
+        self,
+        policy: ActorCriticPolicy,
+        observations: PyTorchObs,
+        actions: th.Tensor | None = None,
+        *,
+        chunk_size: int | None = None,
+        **kwargs: Any,
+    ):
+        if chunk_size is not None and chunk_size < 1:
+            msg = f"`chunk_size` must be in [1, ∞), got {chunk_size}"
+            raise ValueError(msg)
+        super().__init__(policy, observations, actions, **kwargs)
+        self.actor = LinearizedActor(policy, observations, self.parameters, chunk_size)
+        keep = self.actor.is_written_out or len(self.actor.pieces) == 1
+        self._kept = [self.factor(piece) for piece in self.actor.pieces] if keep else None
+
+    @abstractmethod
+    def factor(self, piece: slice) -> Factor:
+        """
+        Linearise on some of the states.
+
+        :param piece: of :attr:`actor`
+        :return: J and the product with M, there
+        """
+
+    def matvec(self, v: th.Tensor) -> th.Tensor:
+        """Return JᵀMJv / N, see :meth:`FisherOperator.matvec`."""
+        total = th.zeros_like(v)
+        for jacobian, metric in self._kept or map(self.factor, self.actor.pieces):
+            jacobian.vjp(metric(jacobian.jvp(v)), out=total)
+        return total.div_(self.actor.size)
+
+
+class GaussNewton(_FactoredFisher):
     """
     E_s[Jᵀ M J], J the Jacobian of the distribution's parameters φ in θ and M their Fisher matrix (Schraudolph, 2002;
     Martens, 2020, section 9): equal to the KL's Hessian at θ_k, where ∂KL/∂φ = 0, and semi-definite by construction.
@@ -188,29 +243,13 @@ class GaussNewton(_PolicyFisher):
 
     name = "gauss_newton"
 
-    def __init__(
-        self,
-        policy: ActorCriticPolicy,
-        observations: PyTorchObs,
-        actions: th.Tensor | None = None,
-        *,
-        chunk_size: int | None = None,
-        **kwargs: Any,
-    ):
-        super().__init__(policy, observations, actions, **kwargs)
-        self._chunks = _Chunks(self, chunk_size)
-
-    def factor(self, observations: PyTorchObs, actions: th.Tensor | None) -> "Factor":
+    def factor(self, piece: slice) -> Factor:
         """Linearise φ and fix M, on some of the states."""
-        family, phi = linearize_distribution(self.policy, observations, self.parameters, self.name)
+        family, phi = self.actor.phi(piece, self.name)
         return phi, family.fisher(phi.outputs)
 
-    def matvec(self, v: th.Tensor) -> th.Tensor:
-        """Return JᵀMJv / N, see :meth:`FisherOperator.matvec`."""
-        return self._chunks.product(v)
 
-
-class EmpiricalFisher(_PolicyFisher):
+class EmpiricalFisher(_FactoredFisher):
     """
     (1/N) Σ_t ∇log π(a_t|s_t) ∇log π(a_t|s_t)ᵀ over the actions that were taken, the flat-tangent approximation: asks
     of the policy nothing but ``log_prob``.
@@ -224,66 +263,16 @@ class EmpiricalFisher(_PolicyFisher):
 
     name = "empirical"
 
-    def __init__(
-        self,
-        policy: ActorCriticPolicy,
-        observations: PyTorchObs,
-        actions: th.Tensor | None = None,
-        *,
-        chunk_size: int | None = None,
-        **kwargs: Any,
-    ):
-        super().__init__(policy, observations, actions, **kwargs)
+    def __init__(self, policy: ActorCriticPolicy, observations: PyTorchObs, actions: th.Tensor | None = None, **kwargs: Any):
         if actions is None:
             msg = "`actions` must be the actions taken in `observations` for the empirical Fisher, got None"
             raise ValueError(msg)
-        self._chunks = _Chunks(self, chunk_size)
+        super().__init__(policy, observations, actions, **kwargs)
 
-    def factor(self, observations: PyTorchObs, actions: th.Tensor | None) -> "Factor":
+    def factor(self, piece: slice) -> Factor:
         """Linearise log π(a|s), on some of the states; M is the identity."""
-        assert actions is not None
-        return linearize_log_prob(self.policy, observations, actions, self.parameters), lambda tangent: tangent
-
-    def matvec(self, v: th.Tensor) -> th.Tensor:
-        """Return Σ_t ∇log π_t (∇log π_t · v) / N, see :meth:`FisherOperator.matvec`."""
-        return self._chunks.product(v)
-
-
-Factor: TypeAlias = tuple[Linearization, Callable[[Phi], Phi]]
-"""J, and the product with M."""
-
-
-class _Chunks:
-    """
-    (1/N) Σ over chunks of states of JᵀMJv.
-
-    Linearisations are built once and kept. Only where chunks were asked for and autograd's graphs would be kept, each is
-    built anew for each product instead: that is what bounds the memory.
-    """
-
-    def __init__(self, operator: GaussNewton | EmpiricalFisher, chunk_size: int | None):
-        if chunk_size is not None and chunk_size < 1:
-            msg = f"`chunk_size` must be in [1, ∞), got {chunk_size}"
-            raise ValueError(msg)
-        self._operator = operator
-        self._size = num_observations(operator.observations)
-        per_state = self._factor(slice(0, 1))[0].kept_numbers
-        self._pieces = pieces(self._size, per_state, chunk_size)
-        keep = per_state is not None or len(self._pieces) == 1
-        self._kept = [self._factor(piece) for piece in self._pieces] if keep else None
-
-    def _factor(self, piece: slice) -> Factor:
-        operator = self._operator
-        actions = None if operator.actions is None else operator.actions[piece]
-        with evaluation_mode(operator.policy):
-            return operator.factor(index_observations(operator.observations, piece), actions)
-
-    def product(self, v: th.Tensor) -> th.Tensor:
-        """Sum over the chunks, each in turn."""
-        total = th.zeros_like(v)
-        for jacobian, metric in self._kept or map(self._factor, self._pieces):
-            jacobian.vjp(metric(jacobian.jvp(v)), out=total)
-        return total.div_(self._size)
+        assert self.actions is not None
+        return self.actor.log_prob(piece, self.actions), lambda tangent: tangent
 
 
 FISHER_OPERATORS: dict[str, type[FisherOperator]] = {cls.name: cls for cls in (KLHessian, GaussNewton, EmpiricalFisher)}

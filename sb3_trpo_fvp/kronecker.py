@@ -11,15 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch as th
-from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.type_aliases import PyTorchObs
-from torch import nn
 
-from sb3_trpo_fvp.distributions import family_of
 from sb3_trpo_fvp.layers import LinearLayer
-from sb3_trpo_fvp.linearization import pieces
-from sb3_trpo_fvp.parameters import all_finite, index_observations, num_observations
-from sb3_trpo_fvp.stacks import Stack, actor_stack
+from sb3_trpo_fvp.networks import LinearizedActor
+from sb3_trpo_fvp.parameters import all_finite
 
 Preconditioner = Callable[[th.Tensor], th.Tensor]
 """r → M⁻¹r, (P,) → (P,), symmetric positive definite."""
@@ -62,29 +57,21 @@ class _Block:
 
 @th.no_grad()
 def kronecker_preconditioner(
-    policy: ActorCriticPolicy,
-    observations: PyTorchObs,
-    actions: th.Tensor,
-    parameters: Sequence[nn.Parameter],
-    damping: float,
-    average: Average = list,
+    actor: LinearizedActor, actions: th.Tensor, damping: float, average: Average = list
 ) -> Preconditioner | None:
     """
     Approximate (F + λI)⁻¹, block by block, from the scores of the actions taken.
 
-    Costs a backward pass and the eigendecomposition of two small matrices per layer, about three products of a small network.
+    Costs about two products of a small network: a backward pass, and the eigendecomposition of two small matrices a layer.
 
-    :param policy: the policy
-    :param observations: N states
+    :param actor: on N states, with P parameters
     :param actions: taken there, (N, A) as rollout buffers hold them
-    :param parameters: that F is over, P elements
     :param damping: λ ≥ 0
     :param average: puts the factors of several processes together
     :return: the preconditioner, None if the actor is not a plain stack of linear layers and activations
     """
-    stack = actor_stack(policy, parameters)
-    factors = None if stack is None else _factors(policy, stack, observations, actions)
-    if stack is None or factors is None:
+    factors = _factors(actor, actions)
+    if factors is None:
         return None
     layers, inputs, outputs = factors
     pooled = list(average([*inputs, *outputs]))
@@ -95,7 +82,8 @@ def kronecker_preconditioner(
             return None
         blocks.append(block)
     # The scores of μ and of log σ are uncorrelated, and E[(∂ log π / ∂ log σ)²] = 2.
-    log_std = None if stack.log_std is None else stack.slots.get(stack.log_std)
+    stack = actor.stack
+    log_std = None if stack is None or stack.log_std is None else stack.slots.get(stack.log_std)
 
     def solve(r: th.Tensor) -> th.Tensor:
         result = th.empty_like(r)
@@ -108,21 +96,16 @@ def kronecker_preconditioner(
     return solve
 
 
-def _factors(
-    policy: ActorCriticPolicy, stack: Stack, observations: PyTorchObs, actions: th.Tensor
-) -> tuple[list[LinearLayer], list[th.Tensor], list[th.Tensor]] | None:
+def _factors(actor: LinearizedActor, actions: th.Tensor) -> tuple[list[LinearLayer], list[th.Tensor], list[th.Tensor]] | None:
     """Return the layers with parameters, and E[aaᵀ] and E[ggᵀ] of each; None where another kind has parameters."""
-    family = family_of(policy.action_dist)
-    size = num_observations(observations)
     layers: list[LinearLayer] = []
     inputs: list[th.Tensor] = []
     outputs: list[th.Tensor] = []
-    one = stack.linearize(stack.features(index_observations(observations, slice(0, 1))))
-    for piece in pieces(size, one.kept_numbers):
-        phi = stack.linearize(stack.features(index_observations(observations, piece)))
-        score = None if family is None else family.score(phi.outputs, actions[piece])
+    for piece in actor.pieces:
+        score = actor.score(piece, actions)
         if score is None:
             return None
+        phi = actor.written_out(piece)
         reached = [(layer, g) for layer, g in phi.backward(score) if layer.has_parameters]
         if any(not isinstance(layer, LinearLayer) or layer.partly_frozen for layer, _ in reached):
             return None
@@ -132,8 +115,8 @@ def _factors(
             outputs = [layer.weight.new_zeros(len(layer.weight), len(layer.weight)) for layer in layers]
         for layer, (_, g), aa, gg in zip(layers, reached, inputs, outputs, strict=True):
             a = layer.x if layer.bias_slot is None else th.cat([layer.x, layer.x.new_ones(len(layer.x), 1)], dim=1)
-            aa.addmm_(a.t(), a, alpha=1.0 / size)
-            gg.addmm_(g.t(), g, alpha=1.0 / size)
+            aa.addmm_(a.t(), a, alpha=1.0 / actor.size)
+            gg.addmm_(g.t(), g, alpha=1.0 / actor.size)
     return layers, inputs, outputs
 
 

@@ -24,11 +24,24 @@ Slots: TypeAlias = Mapping[th.Tensor, slice]
 """Where in a flat vector each parameter to differentiate in lies; a frozen parameter is not there."""
 
 
+_FEW_OUTPUTS = 16
+_MANY_NUMBERS = 2**15
+
+
 class Layer(ABC):
-    """One layer at one input, which it keeps."""
+    """One layer, and what its derivative at its last input takes."""
 
     has_parameters: bool = False
     """Whether there are any to differentiate in."""
+
+    @abstractmethod
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        """
+        Do what the module does, and keep what the products below need.
+
+        :param x: input, shape (n, ...)
+        :return: output
+        """
 
     @abstractmethod
     def push(self, tangent: th.Tensor | None, v: th.Tensor) -> th.Tensor | None:
@@ -62,9 +75,14 @@ class Layer(ABC):
 class _Affine(Layer):
     """What linear and convolutional layers share: a weight, maybe a bias, and their places in the flat vector."""
 
-    def __init__(self, module: nn.Linear | nn.Conv2d, x: th.Tensor, slots: Slots):
-        self.x = x
-        self.weight = module.weight.detach().clone()
+    x: th.Tensor
+
+    def __init__(self, module: nn.Linear | nn.Conv2d, slots: Slots, follow: bool):
+        self.weight = module.weight.detach()
+        self.bias = None if module.bias is None else module.bias.detach()
+        if not follow:
+            self.weight = self.weight.clone()
+            self.bias = None if self.bias is None else self.bias.clone()
         self.weight_slot = slots.get(module.weight)
         self.bias_slot = None if module.bias is None else slots.get(module.bias)
         self.has_parameters = self.weight_slot is not None or self.bias_slot is not None
@@ -87,9 +105,18 @@ class LinearLayer(_Affine):
         """Columns of the weight, and one for the bias."""
         return self.weight.shape[1] + (self.bias_slot is not None)
 
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        """See :meth:`Layer.forward`."""
+        self.x = x
+        return F.linear(x, self.weight, self.bias)
+
     def push(self, tangent: th.Tensor | None, v: th.Tensor) -> th.Tensor | None:
         """See :meth:`Layer.push`."""
         d_weight, d_bias = self.d_weight(v), self.d_bias(v)
+        if len(self.weight) < _FEW_OUTPUTS and d_weight is not None:
+            # The same, transposed: a product with few columns takes several times as long as one with few rows.
+            rows = th.mm(d_weight, self.x.t()) if d_bias is None else th.addmm(d_bias.unsqueeze(1), d_weight, self.x.t())
+            return (rows if tangent is None else rows.addmm_(self.weight, tangent.t())).t()
         result = None
         if d_weight is not None:
             result = F.linear(self.x, d_weight, d_bias)
@@ -113,11 +140,15 @@ class LinearLayer(_Affine):
 
 
 class _Conv2d(_Affine):
-    def __init__(self, module: nn.Conv2d, x: th.Tensor, slots: Slots):
-        super().__init__(module, x, slots)
+    def __init__(self, module: nn.Conv2d, slots: Slots, follow: bool):
+        super().__init__(module, slots, follow)
         assert not isinstance(module.padding, str)
         self._geometry = (module.stride, module.padding, module.dilation)
         self._groups = module.groups
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        self.x = x
+        return F.conv2d(x, self.weight, self.bias, *self._geometry, self._groups)
 
     def push(self, tangent: th.Tensor | None, v: th.Tensor) -> th.Tensor | None:
         d_weight, d_bias = self.d_weight(v), self.d_bias(v)
@@ -148,17 +179,37 @@ class _Conv2d(_Affine):
         )
 
 
+def apply(module: nn.Module, x: th.Tensor) -> th.Tensor:
+    """
+    Do what a layer does.
+
+    :param module: of a class in :data:`KNOWN`
+    :param x: input
+    :return: output; of tanh on many numbers with an error of a rounding of 1, where tanh(x) itself may be small
+    """
+    if type(module) is nn.Tanh and x.device.type == "cpu" and x.numel() >= _MANY_NUMBERS:
+        return th.sigmoid(2.0 * x).mul_(2.0).sub_(1.0)  # PyTorch's tanh takes more than twice as long
+    # The module's forward itself: it has no hooks, and calling it would look for some.
+    return module.forward(x)  # type: ignore[no-any-return]
+
+
 class _Elementwise(Layer):
     """An activation function, by its slope at the input."""
 
-    def __init__(self, module: nn.Module, x: th.Tensor, y: th.Tensor):
-        self._output = y
-        self._slope: th.Tensor | None = None
+    _output: th.Tensor
+    _slope: th.Tensor | None = None
+
+    def __init__(self, module: nn.Module):
+        self._module = module
         self._kind = type(module)
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        self._output = apply(self._module, x)
         if self._kind not in (nn.Tanh, nn.ReLU):
             with th.enable_grad():
                 x = x.detach().requires_grad_()
-                (self._slope,) = th.autograd.grad(module(x).sum(), x)
+                (self._slope,) = th.autograd.grad(self._module(x).sum(), x)
+        return self._output
 
     def _scale(self, tensor: th.Tensor) -> th.Tensor:
         # The two common activations know their slope from the output that the next layer keeps anyway.
@@ -177,8 +228,11 @@ class _Elementwise(Layer):
 
 
 class _Flatten(Layer):
-    def __init__(self, x: th.Tensor):
+    _shape: th.Size
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
         self._shape = x.shape
+        return x.flatten(1)
 
     def push(self, tangent: th.Tensor | None, v: th.Tensor) -> th.Tensor | None:
         return None if tangent is None else tangent.flatten(1)
@@ -196,6 +250,14 @@ KNOWN: frozenset[type[nn.Module]] = ELEMENTWISE | {nn.Linear, nn.Conv2d, nn.Flat
 """The layers that a stack may be made of."""
 
 
+def _layer(module: nn.Module, slots: Slots, follow: bool) -> Layer:
+    if isinstance(module, nn.Linear):
+        return LinearLayer(module, slots, follow)
+    if isinstance(module, nn.Conv2d):
+        return _Conv2d(module, slots, follow)
+    return _Flatten() if isinstance(module, nn.Flatten) else _Elementwise(module)
+
+
 class StackLinearization(Linearization):
     """
     The derivative of a stack of layers at one input, written out.
@@ -205,9 +267,9 @@ class StackLinearization(Linearization):
     :param slots: where the parameters to differentiate in lie in a flat vector; the layers' others are held fixed
     :param log_std: of a diagonal Gaussian whose mean is the stack's output: outputs are (μ, σ) then
     :param sizes: cut the output's columns into pieces of these sizes (several categoricals)
+    :param follow: whether the layers' parameters are those of the modules as they change, rather than as they are now
     """
 
-    @th.no_grad()
     def __init__(
         self,
         modules: Sequence[nn.Module],
@@ -216,36 +278,39 @@ class StackLinearization(Linearization):
         *,
         log_std: nn.Parameter | None = None,
         sizes: Sequence[int] | None = None,
+        follow: bool = False,
     ):
-        self._layers: list[Layer] = []
-        kept = x.numel()
-        for module in modules:
-            # The module's forward itself: it has no hooks, and calling it would look for some.
-            y = module.forward(x)
-            kept += y.numel()
-            if isinstance(module, nn.Linear):
-                self._layers.append(LinearLayer(module, x, slots))
-            elif isinstance(module, nn.Conv2d):
-                self._layers.append(_Conv2d(module, x, slots))
-            elif isinstance(module, nn.Flatten):
-                self._layers.append(_Flatten(x))
-            else:
-                self._layers.append(_Elementwise(module, x, y))
-            x = y
-        self.kept_numbers = kept
+        self._layers = [_layer(module, slots, follow) for module in modules]
         with_parameters = [index for index, layer in enumerate(self._layers) if layer.has_parameters]
         self._lowest = min(with_parameters, default=len(self._layers))
         self._num_parameters = max((slot.stop for slot in slots.values()), default=0)
         self._sizes = sizes
+        self._log_std = log_std
+        self._log_std_slot = None if log_std is None else slots.get(log_std)
         self._std: th.Tensor | None = None
-        self._log_std_slot: slice | None = None
-        self.outputs: tuple[th.Tensor, ...] = (x,)
-        if log_std is not None:
-            self._log_std_slot = slots.get(log_std)
-            self._std = log_std.detach().exp().expand_as(x)
+        self.head = x
+        self.outputs: tuple[th.Tensor, ...] = ()
+        self.move_to(x)
+
+    @th.no_grad()
+    def move_to(self, x: th.Tensor) -> None:
+        """
+        Linearise at another input.
+
+        :param x: shape (n, ...)
+        """
+        kept = x.numel()
+        for layer in self._layers:
+            x = layer.forward(x)
+            kept += x.numel()
+        self.kept_numbers = kept
+        self.head = x
+        self.outputs = (x,)
+        if self._log_std is not None:
+            self._std = self._log_std.detach().exp().expand_as(x)
             self.outputs = (x, self._std)
-        elif sizes is not None:
-            self.outputs = th.split(x, list(sizes), dim=1)
+        elif self._sizes is not None:
+            self.outputs = th.split(x, list(self._sizes), dim=1)
 
     @th.no_grad()
     def jvp(self, v: th.Tensor) -> tuple[th.Tensor, ...]:

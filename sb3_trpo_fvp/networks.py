@@ -8,61 +8,135 @@ from collections.abc import Sequence
 
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.distributions import Distribution
+from stable_baselines3.common.distributions import DiagGaussianDistribution, Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
 from sb3_trpo_fvp.distributions import DistributionFamily, Phi, family_of
 from sb3_trpo_fvp.layers import StackLinearization
-from sb3_trpo_fvp.linearization import GraphLinearization, Linearization
+from sb3_trpo_fvp.linearization import GraphLinearization, Linearization, pieces
+from sb3_trpo_fvp.parameters import evaluation_mode, index_observations, num_observations
 from sb3_trpo_fvp.stacks import actor_stack
 
 
-def linearize_distribution(
-    policy: ActorCriticPolicy, observations: PyTorchObs, parameters: Sequence[nn.Parameter], what: str
-) -> tuple[DistributionFamily, StackLinearization | GraphLinearization]:
+class LinearizedActor:
     """
-    Linearise the parameters φ of the action distribution.
+    What an actor computes on N states, and its derivatives at its present parameters: φ(s), or log π(a|s).
 
-    :param policy: the policy, in the mode in which it acts
-    :param observations: n states
+    The states are taken piece by piece. A written-out linearisation of a piece is made once and kept: an update's gradient,
+    products and preconditioner share its forward pass. Autograd's graphs are made anew for whoever asks.
+
+    :param policy: the policy
+    :param observations: N states
     :param parameters: in which to differentiate, P elements
-    :param what: the option that asks, for the error message
-    :return: the family that φ belongs to, and the derivative of φ
-    :raises ValueError: if the geometry of the distribution is not known
+    :param chunk_size: states in a piece, by default as many as fit a processor's cache, or all where graphs are needed
     """
-    stack = actor_stack(policy, parameters)
-    if stack is not None:
-        return require_family(policy.action_dist, what), stack.linearize(stack.features(observations))
-    with th.enable_grad():
-        distribution = policy.get_distribution(observations)
-        family = require_family(distribution, what)
-        return family, GraphLinearization(family.parameters(distribution), parameters)
 
+    def __init__(
+        self,
+        policy: ActorCriticPolicy,
+        observations: PyTorchObs,
+        parameters: Sequence[nn.Parameter],
+        chunk_size: int | None = None,
+    ):
+        self.policy = policy
+        self.observations = observations
+        self.parameters = parameters
+        self.size = num_observations(observations)
+        self.stack = actor_stack(policy, parameters)
+        kept_numbers = None
+        if self.stack is not None:
+            with evaluation_mode(policy):
+                kept_numbers = self.stack.linearize(self._features(slice(0, 1))).kept_numbers
+        self.pieces = pieces(self.size, kept_numbers, chunk_size)
+        self._written_out: dict[int, StackLinearization] = {}
 
-def linearize_log_prob(
-    policy: ActorCriticPolicy, observations: PyTorchObs, actions: th.Tensor, parameters: Sequence[nn.Parameter]
-) -> Linearization:
-    """
-    Linearise log π(a|s), of which the policy need be able to do no more: the rows of J are the scores ∇log π(a_t|s_t).
+    @property
+    def is_written_out(self) -> bool:
+        """Whether linearisations are kept rather than made anew."""
+        return self.stack is not None
 
-    :param policy: the policy, in the mode in which it acts
-    :param observations: n states
-    :param actions: taken there, (n, A) as rollout buffers hold them
-    :param parameters: in which to differentiate, P elements
-    :return: the derivative of one output of shape (n,)
-    """
-    stack = actor_stack(policy, parameters)
-    family = None if stack is None else family_of(policy.action_dist)
-    if stack is not None and family is not None:
-        phi = stack.linearize(stack.features(observations))
-        score = family.score(phi.outputs, actions)
+    @th.no_grad()
+    def distribution(self, moved: bool = True) -> Distribution:
+        """
+        Say how the policy acts in all states, at its parameters as they are now.
+
+        :param moved: False if they are still those of the kept linearisations, whose forward pass is used then; as both do
+            the same arithmetic on the same pieces, probabilities agree to the last bit as long as the parameters do
+        :return: π(·|s) in N states, the policy's own object
+        """
+        with evaluation_mode(self.policy):
+            if self.stack is None:
+                return self.policy.get_distribution(self.observations)
+            heads = [
+                self.stack.forward(self._features(piece)) if moved else self.written_out(piece).head for piece in self.pieces
+            ]
+        head = heads[0] if len(heads) == 1 else th.cat(heads)
+        distribution = self.policy.action_dist
+        if isinstance(distribution, DiagGaussianDistribution):
+            return distribution.proba_distribution(head, self.policy.log_std)
+        return distribution.proba_distribution(head)
+
+    def phi(self, piece: slice, what: str) -> tuple[DistributionFamily, StackLinearization | GraphLinearization]:
+        """
+        Linearise the parameters φ of the action distribution.
+
+        :param piece: one of :attr:`pieces`, of n states
+        :param what: the option that asks, for the error message
+        :return: the family that φ belongs to, and the derivative of φ
+        :raises ValueError: if the geometry of the distribution is not known
+        """
+        if self.stack is not None:
+            return require_family(self.policy.action_dist, what), self.written_out(piece)
+        with evaluation_mode(self.policy), th.enable_grad():
+            distribution = self.policy.get_distribution(index_observations(self.observations, piece))
+            family = require_family(distribution, what)
+            return family, GraphLinearization(family.parameters(distribution), self.parameters)
+
+    def log_prob(self, piece: slice, actions: th.Tensor) -> Linearization:
+        """
+        Linearise log π(a|s), of which the policy need be able to do no more: the rows of J are the scores ∇log π(a_t|s_t).
+
+        :param piece: one of :attr:`pieces`, of n states
+        :param actions: taken in all N states, (N, A) as rollout buffers hold them
+        :return: the derivative of one output of shape (n,)
+        """
+        score = self.score(piece, actions)
         if score is not None:
-            return _Scores(phi, score)
-    with th.enable_grad():
-        log_prob = policy.get_distribution(observations).log_prob(prepare_actions(policy, actions))
-    return GraphLinearization([log_prob], parameters)
+            return _Scores(self.written_out(piece), score)
+        with evaluation_mode(self.policy), th.enable_grad():
+            distribution = self.policy.get_distribution(index_observations(self.observations, piece))
+            log_prob = distribution.log_prob(prepare_actions(self.policy, actions[piece]))
+        return GraphLinearization([log_prob], self.parameters)
+
+    def score(self, piece: slice, actions: th.Tensor) -> Phi | None:
+        """
+        Differentiate log π(a; φ) in φ.
+
+        :param piece: one of :attr:`pieces`, of n states
+        :param actions: taken in all N states, (N, A) as rollout buffers hold them
+        :return: shaped as φ; None where autograd must do it
+        """
+        family = family_of(self.policy.action_dist) if self.is_written_out else None
+        return None if family is None else family.score(self.written_out(piece).outputs, actions[piece])
+
+    def written_out(self, piece: slice) -> StackLinearization:
+        """
+        Linearise φ without autograd, once.
+
+        :param piece: one of :attr:`pieces`
+        :return: the derivative of φ; only where :attr:`is_written_out`
+        """
+        assert self.stack is not None
+        if piece.start not in self._written_out:
+            with evaluation_mode(self.policy):
+                self._written_out[piece.start] = self.stack.linearize(self._features(piece))
+        return self._written_out[piece.start]
+
+    def _features(self, piece: slice) -> th.Tensor:
+        assert self.stack is not None
+        return self.stack.features(index_observations(self.observations, piece))
 
 
 class _Scores(Linearization):

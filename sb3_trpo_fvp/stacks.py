@@ -25,7 +25,7 @@ from torch import nn
 from torch.nn.modules import module as torch_module
 
 from sb3_trpo_fvp.distributions import registered_family
-from sb3_trpo_fvp.layers import KNOWN, Slots, StackLinearization
+from sb3_trpo_fvp.layers import KNOWN, Slots, StackLinearization, apply
 
 _DISTRIBUTIONS = (
     DiagGaussianDistribution,
@@ -55,14 +55,27 @@ class Stack:
     log_std: nn.Parameter | None = None
     sizes: tuple[int, ...] | None = None
 
-    def linearize(self, features: th.Tensor) -> StackLinearization:
+    @th.no_grad()
+    def forward(self, features: th.Tensor) -> th.Tensor:
+        """
+        Run the layers.
+
+        :param features: of n states
+        :return: output of the last one: means, logits or values
+        """
+        for layer in self.layers:
+            features = apply(layer, features)
+        return features
+
+    def linearize(self, features: th.Tensor, follow: bool = False) -> StackLinearization:
         """
         Linearise at the present parameters.
 
         :param features: of n states
+        :param follow: whether to be at the parameters of the time, whenever it is moved to other states
         :return: with outputs (μ, σ), (logits,), one (logits) per categorical, or (values,)
         """
-        return StackLinearization(self.layers, features, self.slots, log_std=self.log_std, sizes=self.sizes)
+        return StackLinearization(self.layers, features, self.slots, log_std=self.log_std, sizes=self.sizes, follow=follow)
 
 
 def actor_stack(policy: ActorCriticPolicy, parameters: Sequence[nn.Parameter]) -> Stack | None:

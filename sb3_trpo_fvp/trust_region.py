@@ -7,17 +7,13 @@ from enum import Enum
 
 import torch as th
 from stable_baselines3.common.distributions import Distribution
-from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.type_aliases import PyTorchObs
-from torch import nn
 
 from sb3_trpo_fvp.conjugate_gradient import CGSolution, CGStatus, conjugate_gradient
 from sb3_trpo_fvp.distributed import ALONE, Communicator
 from sb3_trpo_fvp.distributions import Phi, family_of, joint_kl, monte_carlo_kl
 from sb3_trpo_fvp.fisher import FisherOperator
-from sb3_trpo_fvp.linearization import Linearization, pieces
-from sb3_trpo_fvp.networks import linearize_log_prob, prepare_actions, require_family
-from sb3_trpo_fvp.parameters import all_finite, assign, flatten, index_observations, num_observations
+from sb3_trpo_fvp.networks import LinearizedActor, prepare_actions, require_family
+from sb3_trpo_fvp.parameters import all_finite, assign, flatten, num_observations
 
 
 class StepStatus(Enum):
@@ -111,8 +107,7 @@ class SurrogateProblem:
     π_k is the policy at construction. Probabilities of the old policy are computed here and not taken from the rollout,
     so that ratio and KL of a zero step are exactly 1 and 0.
 
-    :param policy: the policy, in evaluation mode for as long as this object is used
-    :param observations: N states
+    :param actor: the policy at N states
     :param actions: taken there, (N, A) as rollout buffers hold them
     :param advantages: Â, shape (N,)
     :param kl_reduction: ``"sum"`` over action dimensions, the joint KL, or their ``"mean"``
@@ -122,8 +117,7 @@ class SurrogateProblem:
 
     def __init__(
         self,
-        policy: ActorCriticPolicy,
-        observations: PyTorchObs,
+        actor: LinearizedActor,
         actions: th.Tensor,
         advantages: th.Tensor,
         *,
@@ -131,13 +125,12 @@ class SurrogateProblem:
         kl_estimator: str = "analytic",
         comm: Communicator = ALONE,
     ):
-        self.policy = policy
+        self.actor = actor
         self.comm = comm
-        self.observations = observations
         self._raw_actions = actions
-        self.actions = prepare_actions(policy, actions)
+        self.actions = prepare_actions(actor.policy, actions)
         with th.no_grad():
-            distribution = policy.get_distribution(observations)
+            distribution = actor.distribution(moved=False)
             self._old_log_prob = distribution.log_prob(self.actions)
             old_entropy = mean_entropy(distribution, self._old_log_prob)
             self.advantages = advantages.to(self._old_log_prob.dtype)
@@ -152,24 +145,18 @@ class SurrogateProblem:
         old = comm.mean([th.stack([self.advantages.double().mean(), old_entropy.double()])], len(advantages))
         self.old_objective, self.old_entropy = old[0].tolist()
 
-    def gradient(self, parameters: Sequence[nn.Parameter]) -> th.Tensor:
+    def gradient(self) -> th.Tensor:
         """
         Differentiate the surrogate at π_k: g = mean(Â ∇log π(a|s)).
 
-        :param parameters: in which, P elements
         :return: g, shape (P,)
         """
-        size = len(self.advantages)
-
-        def scores(piece: slice) -> Linearization:
-            states = index_observations(self.observations, piece)
-            return linearize_log_prob(self.policy, states, self._raw_actions[piece], parameters)
-
+        actor = self.actor
         # At π = π_k the ratio is 1, and the gradient is that of log π, weighted.
-        g = flatten([th.zeros_like(parameter) for parameter in parameters], [self.advantages])
-        for piece in pieces(size, scores(slice(0, 1)).kept_numbers):
-            scores(piece).vjp([self.advantages[piece] / size], out=g)
-        return self.comm.mean([g], size)[0]
+        g = flatten([th.zeros_like(parameter) for parameter in actor.parameters], [self.advantages])
+        for piece in actor.pieces:
+            actor.log_prob(piece, self._raw_actions).vjp([self.advantages[piece] / actor.size], out=g)
+        return self.comm.mean([g], actor.size)[0]
 
     @th.no_grad()
     def evaluate(self) -> Evaluation:
@@ -178,7 +165,7 @@ class SurrogateProblem:
 
         :return: surrogate and KL against the old policy
         """
-        distribution = self.policy.get_distribution(self.observations)
+        distribution = self.actor.distribution()
         log_prob = distribution.log_prob(self.actions)
         # expm1 keeps the digits of a small improvement that a difference of two surrogates would lose.
         improvement = (self.advantages.double() * th.expm1(log_prob - self._old_log_prob)).mean()
@@ -241,7 +228,7 @@ def trust_region_step(
     :return: what happened
     """
     parameters = operator.parameters
-    g = problem.gradient(parameters)
+    g = problem.gradient()
     products = 0
 
     def average(tensors: Sequence[th.Tensor]) -> list[th.Tensor]:
@@ -327,7 +314,7 @@ def _undamped_quadratic_form(solution: CGSolution, damping: float) -> float | No
 def _status_without_step(problem: SurrogateProblem, g: th.Tensor, solution: CGSolution, shs: float) -> StepStatus:
     """Name what keeps the direction from being tried; LINE_SEARCH_FAILED if nothing does, until a step is accepted."""
     if not all_finite(g):
-        if not problem.comm.all(all_finite(problem.observations)):
+        if not problem.comm.all(all_finite(problem.actor.observations)):
             return StepStatus.NONFINITE_OBSERVATIONS
         finite = problem.comm.all(all_finite(problem.advantages))
         return StepStatus.NONFINITE_GRADIENT if finite else StepStatus.NONFINITE_ADVANTAGES

@@ -8,7 +8,6 @@ from stable_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticP
 
 from sb3_trpo_fvp import FisherOperator, fisher_operator
 from sb3_trpo_fvp.conjugate_gradient import CGStatus, conjugate_gradient
-from sb3_trpo_fvp.kronecker import kronecker_preconditioner
 from tests.conftest import ACTION_SPACES, collect, logged, make_batch, make_model, make_policy, sample_actions
 
 PLAIN = ["gaussian", "categorical", "multi_categorical", "bernoulli"]
@@ -85,18 +84,10 @@ def test_averaged_halves_are_the_whole() -> None:
     observations, actions = make_batch(policy, 40)
     op = fisher_operator(policy, observations, actions)
     halves: list[list[th.Tensor]] = []
-    for half in (slice(0, 20), slice(20, 40)):
-        kronecker_preconditioner(
-            policy, observations[half], actions[half], op.parameters, 0.1, lambda t: halves.append(list(t)) or list(t)
-        )
-    pooled = kronecker_preconditioner(
-        policy,
-        observations[:20],
-        actions[:20],
-        op.parameters,
-        0.1,
-        lambda _: [(one + other) / 2 for one, other in zip(*halves, strict=True)],
-    )
+    first, second = (fisher_operator(policy, observations[half], actions[half]) for half in (slice(0, 20), slice(20, 40)))
+    for operator in (first, second):
+        operator.preconditioner(0.1, lambda t: halves.append(list(t)) or list(t))
+    pooled = first.preconditioner(0.1, lambda _: [(one + other) / 2 for one, other in zip(*halves, strict=True)])
     whole = op.preconditioner(0.1)
     assert pooled is not None
     assert whole is not None

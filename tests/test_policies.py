@@ -16,6 +16,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
 from sb3_trpo_fvp import TRPO, StepStatus
+from sb3_trpo_fvp.networks import LinearizedActor
 from sb3_trpo_fvp.parameters import evaluation_mode, split_parameters
 from sb3_trpo_fvp.trust_region import SurrogateProblem
 from tests.rollouts import (
@@ -284,7 +285,8 @@ def test_nothing_random_or_running_gets_into_the_constraint(middle: Any, kwargs:
     data = rollout(model)
     model.policy.set_training_mode(True)
     with evaluation_mode(model.policy):
-        problem = SurrogateProblem(model.policy, data.observations, data.actions, data.advantages)
+        actor = LinearizedActor(model.policy, data.observations, list(model.policy.parameters()))
+        problem = SurrogateProblem(actor, data.actions, data.advantages)
         zero_step = problem.evaluate()
     assert (zero_step.kl, zero_step.kl_monte_carlo, zero_step.improvement) == (0.0, 0.0, 0.0)
     assert all(module.training for module in model.policy.modules())

@@ -274,7 +274,7 @@ def test_infinite_weights_that_saturation_hides_are_refused() -> None:
     class Saturated:
         kl_scale, old_objective, old_entropy, comm = 1.0, 0.0, 0.0, ALONE
 
-        def gradient(self, parameters: Any) -> th.Tensor:
+        def gradient(self) -> th.Tensor:
             return th.ones(1)
 
         def evaluate(self) -> Evaluation:
