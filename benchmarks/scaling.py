@@ -17,12 +17,13 @@ import os
 import statistics
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from benchmarks.environment import describe_environment, load_average
-from benchmarks.pairs import Summary, summarize
+from benchmarks.pairs import summarize
 from benchmarks.scaling_model import Link, Work, efficiency, fit_link, most_ranks, update_seconds
 from benchmarks.tables import update_page
 
@@ -33,6 +34,7 @@ NETWORK_LATENCY = 20e-6
 """Assumed: seconds of one hop over a 10 Gbit/s network beside the software's."""
 NETWORK_BANDWIDTH = 10e9 / 8
 RANKS = (8, 64, 512)
+CRITICS: dict[str, dict[str, Any]] = {"adam": {}, "gauss_newton": {"critic": "gauss_newton"}}
 KNOBS: dict[str, dict[str, Any]] = {
     "as measured": {},
     "`cg_max_steps=5`": {"cg_max_steps": 5},
@@ -40,7 +42,7 @@ KNOBS: dict[str, dict[str, Any]] = {
     "`n_critic_updates=3`": {"n_critic_updates": 3},
     '`critic="gauss_newton"`': {"critic": "gauss_newton"},
     "4 × `batch_size`": {"batch_size": 512},
-    "4 × `n_steps` and `batch_size`": {"n_steps": 4096, "batch_size": 512},
+    "4 × `n_steps` and `batch_size`": {"n_steps": 8192, "batch_size": 512},
 }
 
 
@@ -62,6 +64,18 @@ def run_ranks(ranks: int, *arguments: str) -> Any:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
+def run_apart(processes: int, *arguments: str) -> list[Any]:
+    """
+    Start processes of one rank each at the same time: what the machine gives to work that does not communicate at all.
+
+    :param processes: how many
+    :param arguments: command line of :mod:`benchmarks.scaling_rank`
+    :return: what each of them printed
+    """
+    with ThreadPoolExecutor(processes) as pool:
+        return list(pool.map(lambda _: run_ranks(1, *arguments), range(processes)))
+
+
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """
     Measure everything.
@@ -70,18 +84,25 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     :return: for JSON
     """
     learn = ["--env", options.env, "--n-envs", str(options.n_envs), "--updates", str(options.updates)]
-    runs: dict[int, list[dict[str, Any]]] = {1: [], 2: []}
+    runs: dict[str, dict[str, list[Any]]] = {critic: {"1": [], "2": [], "apart": []} for critic in CRITICS}
     loads = []
     for turn in range(options.pairs):
         loads.append(load_average())
-        for ranks in (1, 2) if turn % 2 == 0 else (2, 1):
-            runs[ranks].append(run_ranks(ranks, *learn))
-        one, two = (runs[ranks][-1]["steps_per_second"] for ranks in (1, 2))
-        print(f"pair {turn + 1} of {options.pairs}: {two / one:.2f} × the steps per second of one rank", flush=True)
+        for critic, params in CRITICS.items():
+            arguments, own = [*learn, "--params", json.dumps(params)], runs[critic]
+            for ranks in (1, 2) if turn % 2 == 0 else (2, 1):
+                own[str(ranks)].append(run_ranks(ranks, *arguments))
+            own["apart"].append(run_apart(2, *arguments))
+            one, two, apart = speed(own, "1")[-1], speed(own, "2")[-1], speed(own, "apart")[-1]
+            print(
+                f"{critic}, pair {turn + 1} of {options.pairs}: {two / one:.2f} × the steps per second of one rank; "
+                f"{apart / one:.2f} × without communication",
+                flush=True,
+            )
     samples = [sample for ranks in (2, 4) for sample in run_ranks(ranks, "--what", "all-reduce")]
     works = {}
     for name, params in KNOBS.items():
-        own = runs[1] if not params else [run_ranks(1, *learn, "--params", json.dumps(params))]
+        own = [run_ranks(1, *learn, "--params", json.dumps(params))] if params else runs["adam"]["1"]
         works[name] = asdict(work_of(own))
         print(f"one rank, {name}: done", flush=True)
     return {
@@ -89,7 +110,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "n_envs": options.n_envs,
         "environment": describe_environment(options.note),
         "loads": loads,
-        "runs": {str(ranks): own for ranks, own in runs.items()},
+        "runs": runs,
         "all_reduces": samples,
         "works": works,
     }
@@ -116,15 +137,40 @@ def work_of(runs: list[dict[str, Any]]) -> Work:
     )
 
 
-def speed_up(results: dict[str, Any]) -> Summary:
+def speed(runs: dict[str, Any], what: str) -> list[float]:
     """
-    Divide the speed of two ranks by that of one, pair by pair.
+    Read off the steps per second, pair by pair.
 
-    :param results: as committed
-    :return: median and quartiles
+    :param runs: of one setting, as committed
+    :param what: ``"1"`` or ``"2"`` ranks, or the two processes ``"apart"``
+    :return: one number for each pair
     """
-    one, two = ([run["steps_per_second"] for run in results["runs"][ranks]] for ranks in ("1", "2"))
-    return summarize(two, one)
+    return [sum(one["steps_per_second"] for one in (run if isinstance(run, list) else [run])) for run in runs[what]]
+
+
+def summary(critic: str, runs: dict[str, Any]) -> str:
+    """
+    Say how two ranks do.
+
+    :param critic: of the setting
+    :param runs: of it, as committed
+    :return: an item of a list, markdown
+    """
+    one, two, apart = speed(runs, "1"), speed(runs, "2"), speed(runs, "apart")
+    ratio, ceiling, reached = summarize(two, one), summarize(apart, one), summarize(two, apart)
+
+    def share(key: str) -> float:
+        return statistics.median(run[key] / run["update"] for run in runs["2"])
+
+    messages, megabytes = (statistics.median(run[key] for run in runs["2"]) for key in ("messages", "megabytes"))
+    quartiles = f"quartiles {ratio.lower:.2f} to {ratio.upper:.2f}, {ratio.pairs} pairs"
+    without = f"{ceiling.median:.2f} × ({ceiling.lower:.2f} to {ceiling.upper:.2f})"
+    part = f"{reached.median:.0%} of that ({reached.lower:.0%} to {reached.upper:.0%})"
+    return f"""- **`critic="{critic}"`: two ranks make {ratio.median:.2f} × the environment steps per second of one**
+  ({quartiles}). Two processes that do not communicate at all make {without};
+  the ranks reach {part}. An update exchanges {messages:.0f} messages and {megabytes:.1f} MB;
+  communication, waiting for the other rank included, is {share("communication"):.0%} of its time, the
+  rollout {share("rollout"):.0%}."""
 
 
 def report(results: dict[str, Any]) -> str:
@@ -134,17 +180,11 @@ def report(results: dict[str, Any]) -> str:
     :param results: as committed
     :return: markdown
     """
-    environment, two = results["environment"], results["runs"]["2"]
-    ratio = speed_up(results)
-
-    def share(key: str) -> float:
-        return statistics.median(run[key] / run["update"] for run in two)
-
+    environment = results["environment"]
+    parameters = results["runs"]["adam"]["1"][0]["parameters"]
     measured = fit_link([(ranks, size, seconds) for ranks, size, seconds in results["all_reduces"]])
     link = Link(measured.latency + NETWORK_LATENCY, min(measured.bandwidth, NETWORK_BANDWIDTH))
     base = Work(**results["works"]["as measured"])
-    cpu = statistics.median(run["update_cpu"] for run in two) / (base.rollout + base.train)
-    messages, megabytes = (statistics.median(run[key] for run in two) for key in ("messages", "megabytes"))
     rows = []
     for name, fields in results["works"].items():
         work = Work(**fields)
@@ -155,21 +195,17 @@ def report(results: dict[str, Any]) -> str:
     loads = [load for load in results["loads"] if load is not None]
     busy = f", load average {min(loads):.1f} to {max(loads):.1f}" if loads else ""
     note = f"**{environment['note']}**" if environment["note"] else ""
-    spread = f"quartiles {ratio.lower:.2f} to {ratio.upper:.2f}, {ratio.pairs} pairs"
+    summaries = "\n".join(summary(critic, runs) for critic, runs in results["runs"].items())
     in_rollouts = base.rollout / update_seconds(base, link, 1)
     return f"""
-{results["env"]}, {results["n_envs"]} environments and {base.states} steps a rank and update, {two[0]["parameters"]:,}
+{results["env"]}, {results["n_envs"]} environments and {base.states} steps a rank and update, {parameters:,}
 parameters, one thread a rank; {environment["cpu"]}, {environment["cpu_count"]} cores{busy}, commit {environment["commit"]}.
 {note}
 
-- **Two ranks make {ratio.median:.2f} × the environment steps per second of one** ({spread}).
-- An update of two ranks exchanges {messages:.0f} messages and {megabytes:.1f} MB; communication, waiting for the other rank
-  included, is {share("communication"):.0%} of its time, the rollout {share("rollout"):.0%}.
-- In CPU time, which other processes hardly touch, an update costs a rank of two {cpu:.2f} × what it costs a single one;
-  what the ranks lose beyond that is waiting.
-- One rank spends {in_rollouts:.0%} of its CPU time in rollouts, whose length varies by
+{summaries}
+- With Adam, one rank spends {in_rollouts:.0%} of its CPU time in rollouts, whose length varies by
   {base.rollout_std / base.rollout:.1%} (standard deviation) between updates.
-- The model says {2 * efficiency(base, measured, 2):.2f} × for two ranks on this machine.
+- The model says {2 * efficiency(base, measured, 2):.2f} × for two such ranks on this machine.
 
 What the model says of a network of 10 Gbit/s: which part of the ideal speed is reached, and how many ranks still reach half
 of it. A hop takes {link.latency * 1e6:.0f} µs, {measured.latency * 1e6:.0f} as measured here and

@@ -61,13 +61,17 @@ def test_the_report_is_written_from_the_results() -> None:
         "environment": {"cpu": "a processor", "cpu_count": 2, "commit": "abc", "note": "Shared."},
         "loads": [0.1],
         "runs": {
-            "1": [{**run, **cpu, "steps_per_second": 100.0}] * 2,
-            "2": [{**run, **cpu, "steps_per_second": speed} for speed in (180.0, 200.0)],
+            "adam": {
+                "1": [{**run, **cpu, "steps_per_second": 100.0}] * 2,
+                "2": [{**run, **cpu, "steps_per_second": speed} for speed in (180.0, 200.0)],
+                "apart": [[{"steps_per_second": 98.0}, {"steps_per_second": 102.0}]] * 2,
+            }
         },
         "all_reduces": [(2, 64, 1e-4), (2, 8_000_000, 1e-2)],
     }
-    results["works"] = {"as measured": vars(work_of(results["runs"]["1"]))}
+    results["works"] = {"as measured": vars(work_of(results["runs"]["adam"]["1"]))}
     text = report(results)
     assert "1.90 ×" in text
+    assert "95% of that" in text
     assert "8% of its time" in text
     assert "**Shared.**" in text
