@@ -220,7 +220,7 @@ def test_ctrl_c_keeps_what_is_finished_and_stops_the_rest(tmp_path: Path) -> Non
     _wait_for(lambda: (runner.folder(long) / "progress").is_file(), process)
     assert runner._lock(long) is None  # another runner would leave it alone
     process.send_signal(signal.SIGINT)
-    printed, _ = process.communicate(timeout=60)
+    printed, _ = process.communicate(timeout=180)
     assert process.returncode == 130
     assert "1 finished" in printed
     assert "the same command goes on with the others" in printed
