@@ -23,6 +23,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.tables import update_page
+from sb3_trpo_fvp.zoo.measure import bootstrap
 from sb3_trpo_fvp.zoo.results import load_results
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -85,13 +86,12 @@ def collect(sweep: Path, results: Path = RESULTS) -> int:
     found = load_results(sweep)
     for result in found:
         steps, returns = result.evaluations()
-        finished = json.loads((result.folder / "finished.json").read_text(encoding="utf-8"))
         content = {
             "variant": result.variant,
             "parameters": dict(result.parameters),
             "steps": steps.tolist(),
             "returns": [[round(float(value), 2) for value in row] for row in returns],
-            "cpu_seconds": round(finished["cpu_seconds"], 1),
+            "cpu_seconds": round(result.cpu_seconds, 1),
             "kl": round(float(np.mean(result.logged("train/kl_divergence_loss")[1])), 6),
             "versions": dict(result.versions),
         }
@@ -145,17 +145,6 @@ def normalised(of: Mapping[tuple[str, int], Run], references: Mapping[str, Any])
 
 def _scale(value: Any, reference: Mapping[str, float]) -> Any:
     return (value - reference["random"]) / (reference["reference"] - reference["random"])
-
-
-def intervals(values: np.ndarray) -> tuple[float, float, float]:
-    """
-    Bootstrap a mean.
-
-    :param values: of independent runs, (n,)
-    :return: the mean and its 95 % percentile interval
-    """
-    draws = np.random.default_rng(0).choice(values, (REPETITIONS, len(values))).mean(1)
-    return float(values.mean()), *map(float, np.percentile(draws, [2.5, 97.5]))  # type: ignore[return-value]
 
 
 def aggregate(scores: Mapping[str, np.ndarray]) -> dict[str, tuple[float, float, float]]:
@@ -218,7 +207,7 @@ def section(runs: Sequence[Run], references: Mapping[str, Any]) -> str:
         for env in sorted({env for env, _ in pair[variant]}):
             theirs, ours = ([run for (e, _), run in pair[which].items() if e == env] for which in (BASELINE, variant))
             ratio = statistics.median(a.cpu_seconds / b.cpu_seconds for a, b in zip(theirs, ours, strict=True))
-            cells = [_interval(intervals(np.array([run.final for run in of])), 0, len(of)) for of in (theirs, ours)]
+            cells = [_interval(bootstrap(np.array([run.final for run in of])), 0, len(of)) for of in (theirs, ours)]
             kl = " / ".join(f"{statistics.mean(run.kl for run in of):.4f}" for of in (theirs, ours))
             lines.append(f"| {env} | {len(ours)} | {cells[0]} | {cells[1]} | {ratio:.2f} × | {kl} |")
         scores = {which: normalised(of, references) for which, of in pair.items()}
@@ -235,7 +224,7 @@ def section(runs: Sequence[Run], references: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) or "No run is finished."
 
 
-def _interval(value: tuple[float, float, float], digits: int, count: int = 2) -> str:
+def _interval(value: Sequence[Any], digits: int, count: int = 2) -> str:
     middle, low, high = value
     return f"{middle:.{digits}f}" + (f" [{low:.{digits}f}, {high:.{digits}f}]" if count > 1 else "")
 
@@ -259,9 +248,9 @@ def draw(runs: Sequence[Run], path: Path) -> None:
                 continue
             length = min(len(run.steps) for run in curves)
             means = np.array([run.returns[:length].mean(1) for run in curves])
-            bounds = np.array([intervals(column) for column in means.T])
-            axes.plot(curves[0].steps[:length], bounds[:, 0], color=COLORS[variant], label=NAMES[variant], lw=1.5)
-            axes.fill_between(curves[0].steps[:length], bounds[:, 1], bounds[:, 2], color=COLORS[variant], alpha=0.18, lw=0)
+            mean, low, high = bootstrap(means)
+            axes.plot(curves[0].steps[:length], mean, color=COLORS[variant], label=NAMES[variant], lw=1.5)
+            axes.fill_between(curves[0].steps[:length], low, high, color=COLORS[variant], alpha=0.18, lw=0)
         axes.set(title=env, xlabel="steps", ylabel="return")
         axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if value else "0")
         axes.grid(alpha=0.25)

@@ -207,7 +207,7 @@ class AdamCritic(CriticFit):
                     # The gradient of the mean of the squared errors.
                     predicted.vjp([error * (2.0 / max(len(error), 1))], out=gradient.zero_())
                     loss, mean = values.comm.mean([error.square().mean(), gradient], len(error))
-                    if mean is not gradient:
+                    if mean is not gradient:  # one process averages with nobody
                         gradient.copy_(mean)
                     optimizer.step()
                     losses.append(loss)

@@ -5,6 +5,7 @@ Plain stacks of layers are written out (:mod:`sb3_trpo_fvp.stacks`); everything 
 """
 
 from collections.abc import Sequence
+from weakref import WeakValueDictionary
 
 import torch as th
 from gymnasium import spaces
@@ -24,8 +25,9 @@ class LinearizedActor:
     """
     What an actor computes on N states, and its derivatives at its present parameters: φ(s), or log π(a|s).
 
-    The states are taken piece by piece. A written-out linearisation of a piece is made once and kept: an update's gradient,
-    products and preconditioner share its forward pass. Autograd's graphs are made anew for whoever asks.
+    The states are taken piece by piece. A written-out linearisation of a piece is shared for as long as somebody, such as an
+    operator, keeps it: an update's gradient, products and preconditioner need one forward pass then. Autograd's graphs are
+    made anew for whoever asks.
 
     :param policy: the policy
     :param observations: N states
@@ -50,11 +52,12 @@ class LinearizedActor:
             with evaluation_mode(policy):
                 kept_numbers = self.stack.linearize(self._features(slice(0, 1))).kept_numbers
         self.pieces = pieces(self.size, kept_numbers, chunk_size)
-        self._written_out: dict[int, StackLinearization] = {}
+        # Whoever needs them for longer keeps them: a gradient alone should not hold the activations of all states.
+        self._written_out: WeakValueDictionary[int, StackLinearization] = WeakValueDictionary()
 
     @property
     def is_written_out(self) -> bool:
-        """Whether linearisations are kept rather than made anew."""
+        """Whether it is done without autograd, at so little memory that linearisations can be kept."""
         return self.stack is not None
 
     @th.no_grad()
@@ -123,16 +126,18 @@ class LinearizedActor:
 
     def written_out(self, piece: slice) -> StackLinearization:
         """
-        Linearise φ without autograd, once.
+        Linearise φ without autograd, or hand out the linearisation that somebody keeps.
 
         :param piece: one of :attr:`pieces`
         :return: the derivative of φ; only where :attr:`is_written_out`
         """
         assert self.stack is not None
-        if piece.start not in self._written_out:
+        linearization = self._written_out.get(piece.start)
+        if linearization is None:
             with evaluation_mode(self.policy):
-                self._written_out[piece.start] = self.stack.linearize(self._features(piece))
-        return self._written_out[piece.start]
+                linearization = self.stack.linearize(self._features(piece))
+            self._written_out[piece.start] = linearization
+        return linearization
 
     def _features(self, piece: slice) -> th.Tensor:
         assert self.stack is not None

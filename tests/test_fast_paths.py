@@ -1,5 +1,6 @@
 """The shorter ways are chosen by what a policy is, and come to the same: a forward hook that does nothing forbids them."""
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -14,8 +15,11 @@ from stable_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticP
 from torch import nn
 
 from sb3_trpo_fvp import TRPO, fisher_operator
+from sb3_trpo_fvp.layers import StackLinearization
+from sb3_trpo_fvp.networks import LinearizedActor
 from sb3_trpo_fvp.parameters import split_parameters
 from sb3_trpo_fvp.stacks import actor_stack, critic_stack
+from sb3_trpo_fvp.trust_region import SurrogateProblem
 from tests.conftest import ACTION_SPACES, DISTRIBUTIONS, collect, make_batch, make_model, make_policy, parameters_of
 
 STACKS = [name for name, (_, use_sde, _) in DISTRIBUTIONS.items() if not use_sde]
@@ -279,3 +283,33 @@ def test_chunk_size_has_an_interval(kind: str) -> None:
     observations, actions = make_batch(policy)
     with pytest.raises(ValueError, match=r"`chunk_size` must be in \[1, ∞\), got 0"):
         fisher_operator(policy, observations, actions, kind=kind, chunk_size=0)
+
+
+# --- one forward pass for whoever asks ---
+
+
+def test_gradient_products_and_preconditioner_share_what_the_operator_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = make_policy("gaussian")
+    observations, actions = make_batch(policy, 20)
+    operator = fisher_operator(policy, observations, actions)
+    forwards: list[int] = []
+    move_to = StackLinearization.move_to
+    monkeypatch.setattr(StackLinearization, "move_to", lambda self, x: forwards.append(len(x)) or move_to(self, x))  # type: ignore[func-returns-value]
+    problem = SurrogateProblem(operator.actor, actions, th.linspace(-1, 1, 20, dtype=th.float64))
+    problem.gradient()
+    operator.preconditioner(0.1)
+    assert forwards == []
+
+
+def test_a_gradient_alone_holds_no_activations() -> None:
+    policy = make_policy("gaussian")
+    observations, actions = make_batch(policy, 20)
+    actor = LinearizedActor(policy, observations, fisher_operator(policy, observations).parameters)
+    kept = weakref.ref(actor.written_out(actor.pieces[0]))
+    problem = SurrogateProblem(actor, actions, th.linspace(-1, 1, 20, dtype=th.float64))
+    assert problem.evaluate().kl == 0.0
+    again = problem.gradient()
+    assert kept() is None
+    operator = fisher_operator(policy, observations, actions)
+    shared = SurrogateProblem(operator.actor, actions, th.linspace(-1, 1, 20, dtype=th.float64))
+    assert th.equal(shared.gradient(), again)

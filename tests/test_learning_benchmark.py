@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import learning
-from benchmarks.learning import BASELINE, NAMES, Run, aggregate, collect, draw, intervals, matched, normalised, read, section
+from benchmarks.learning import BASELINE, NAMES, Run, aggregate, collect, draw, matched, normalised, read, section
 from sb3_trpo_fvp.zoo.sweep import Sweep
 
 OURS = "trpo_fvp fisher=gauss_newton"
@@ -49,12 +49,6 @@ def test_scores_and_aggregates_are_those_of_the_definition() -> None:
     assert found[f"iqm {BASELINE}"][0] == pytest.approx(0.45)  # of 0.4, 0.4, 0.5, 0.5 the middle half
     assert found[f"iqm {OURS}"][0] == pytest.approx(0.675)
     assert found[f"improvement {OURS}"] == (1.0, 1.0, 1.0)
-
-
-def test_intervals_hold_the_mean_and_widen_with_the_spread() -> None:
-    middle, low, high = intervals(np.array([1.0, 2.0, 3.0, 4.0]))
-    assert low < middle == 2.5 < high
-    assert intervals(np.full(4, 7.0)) == (7.0, 7.0, 7.0)
 
 
 def test_the_section_compares_and_says_how_many_runs() -> None:

@@ -88,7 +88,7 @@ def test_an_environment_without_an_entry_is_announced(folder: Path, capsys: pyte
 def test_the_run_keeps_every_update_and_its_time(folder: Path) -> None:
     assert main(["train", "--env", "CartPole-v1", *SHORT, *SMALL]) == 0
     run = folder / "logs" / "trpo_fvp" / "CartPole-v1_1"
-    result = Result(folder, "trpo_fvp", {}, 0.0, run, {})
+    result = Result(folder, "trpo_fvp", {}, 0.0, 0.0, run, {})
     steps, kl = result.logged("trust_region/kl")
     assert len(kl) == 2  # 128 steps by 2 environments are two rollouts; SB3 would never write the second
     assert (kl > 0).all()

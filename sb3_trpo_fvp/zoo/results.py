@@ -23,6 +23,7 @@ class Result:
     :param variant: the algorithm with the settings written beside its name
     :param parameters: the parameters that the sweep gave it
     :param seconds: wall time of the training, evaluations included
+    :param cpu_seconds: CPU time of the run's process, NaN where it was not written down
     :param zoo_folder: RL-Zoo's own folder inside, with ``evaluations.npz``, ``progress.csv`` and the models
     :param versions: versions of what it ran with
     """
@@ -31,6 +32,7 @@ class Result:
     variant: str
     parameters: Mapping[str, Any]
     seconds: float
+    cpu_seconds: float
     zoo_folder: Path
     versions: Mapping[str, Any]
 
@@ -44,7 +46,8 @@ class Result:
         """
         content = json.loads((folder / FINISHED).read_text())
         inner = folder / content["folder"]
-        return cls(folder, content["variant"], content["parameters"], content["seconds"], inner, content["versions"])
+        times = content["seconds"], content.get("cpu_seconds", math.nan)
+        return cls(folder, content["variant"], content["parameters"], *times, inner, content["versions"])
 
     def evaluations(self) -> tuple[np.ndarray, np.ndarray]:
         """
