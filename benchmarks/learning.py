@@ -2,48 +2,47 @@
 The learning benchmark: ``python -m benchmarks.learning``.
 
 Runs are those of the sweep file that users have, done by ``sb3-trpo-fvp sweep benchmark`` through RL-Zoo's own training.
-``--collect FOLDER`` takes what is finished out of a sweep's folder, the evaluations and what each run cost, into
+``--collect FOLDER ...`` takes what is finished out of sweeps' folders, the evaluations and what each run cost, into
 ``benchmarks/results/learning``, one small file a run, so that any machine can go on with the others. Without it, tables and
-figures are drawn from those files, and the page is rewritten.
+figures are drawn from those files, and the pages are rewritten.
 
 The final return of a run is the mean over the episodes of its last three evaluations. Normalised returns have 0 at the
-return of uniformly random actions and 1 at the reference of ``reference_scores.json``.
+return of uniformly random actions and 1 at the reference of ``reference_scores.json``. Times are CPU seconds of the run's one
+thread, evaluations left out: what else the machine does is not in them, and ratios are of runs of one machine.
 """
 
 import argparse
 import json
-import statistics
-import warnings
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from benchmarks.tables import update_page
-from sb3_trpo_fvp.zoo.measure import bootstrap
-from sb3_trpo_fvp.zoo.results import load_results
+from benchmarks.environment import describe_environment
+from sb3_trpo_fvp.zoo.results import Result, load_results
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "learning"
 REFERENCES = ROOT / "benchmarks" / "reference_scores.json"
-PAGE = ROOT / "docs" / "benchmarks.md"
-FIGURES = ROOT / "docs" / "figures"
 BASELINE = "trpo"
+OWN = "trpo_fvp fisher=gauss_newton"
+LIKE_FOR_LIKE = "kl_reduction=mean damped_beta=True conf_file=trpo.yml"
 NAMES = {
     BASELINE: "sb3-contrib",
-    "trpo_fvp fisher=gauss_newton kl_reduction=mean conf_file=trpo.yml": "Gauss-Newton, like for like",
-    "trpo_fvp fisher=kl_hessian kl_reduction=mean conf_file=trpo.yml": "KL Hessian, like for like",
-    "trpo_fvp fisher=gauss_newton": "Gauss-Newton",
+    f"trpo_fvp fisher=gauss_newton {LIKE_FOR_LIKE}": "Gauss-Newton, like for like",
+    f"trpo_fvp fisher=kl_hessian {LIKE_FOR_LIKE}": "KL Hessian, like for like",
+    OWN: "Gauss-Newton",
     "trpo_fvp fisher=kl_hessian": "KL Hessian",
     "trpo_fvp fisher=empirical": "empirical Fisher",
 }
-"""What the page calls the algorithms of the sweep file."""
-COLORS = dict(zip(NAMES, ("#d55e00", "#0072b2", "#56b4e9", "#009e73", "#f0e442", "#cc79a7"), strict=True))
+"""What the pages call the algorithms of the sweep file."""
 LAST = 3
-REPETITIONS = 2000
+"""Evaluations that the final return is the mean of."""
+MEANS = ("trust_region/cg_steps", "train/is_line_search_success", "train/explained_variance")
+"""Logged values of which the mean over the updates is kept."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +55,12 @@ class Run:
     :param seed: of the run
     :param steps: time steps of the evaluations, (n,)
     :param returns: of their episodes, (n, n_episodes)
-    :param cpu_seconds: what the run's process spent, evaluations included
-    :param kl: mean of ``train/kl_divergence_loss`` over updates, nats
+    :param seconds: CPU time of learning up to each evaluation, (n,); NaN where it was not written down
+    :param kl: joint KL(old ‖ new) of each update, nats
+    :param target_kl: what the algorithm was given
+    :param kl_over_predicted: joint KL over that of the quadratic model at the step taken, mean; NaN for sb3-contrib
+    :param means: of :data:`MEANS`
+    :param machine: the processor that it ran on
     """
 
     variant: str
@@ -65,8 +68,18 @@ class Run:
     seed: int
     steps: np.ndarray
     returns: np.ndarray
-    cpu_seconds: float
-    kl: float
+    seconds: np.ndarray
+    kl: np.ndarray
+    target_kl: float
+    kl_over_predicted: float
+    means: dict[str, float]
+    machine: str
+
+    @property
+    def smoothed(self) -> np.ndarray:
+        """Mean return over each evaluation and those right before it, as many as count for the final one, (n,)."""
+        means = self.returns.mean(axis=1)
+        return np.array([means[max(0, i + 1 - LAST) : i + 1].mean() for i in range(len(means))])
 
     @property
     def final(self) -> float:
@@ -84,19 +97,34 @@ def collect(sweep: Path, results: Path = RESULTS) -> int:
     """
     results.mkdir(parents=True, exist_ok=True)
     found = load_results(sweep)
+    machine = describe_environment()["cpu"]
     for result in found:
-        steps, returns = result.evaluations()
-        content = {
-            "variant": result.variant,
-            "parameters": dict(result.parameters),
-            "steps": steps.tolist(),
-            "returns": [[round(float(value), 2) for value in row] for row in returns],
-            "cpu_seconds": round(result.cpu_seconds, 1),
-            "kl": round(float(np.mean(result.logged("train/kl_divergence_loss")[1])), 6),
-            "versions": dict(result.versions),
-        }
-        (results / f"{result.folder.name}.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
+        content = json.dumps(_content(result, machine)) + "\n"
+        (results / f"{result.folder.name}.json").write_text(content, encoding="utf-8")
     return len(found)
+
+
+def _content(result: Result, machine: str) -> dict[str, Any]:
+    steps, returns = result.evaluations()
+    clock = result.logged("time/learn_cpu_seconds")
+    kl, target = result.logged("trust_region/kl")[1], result.logged("trust_region/target_kl")[1]
+    fraction = result.logged("trust_region/step_fraction")[1]
+    # Refused steps have neither a KL nor a prediction.
+    taken = fraction > 0.0
+    predicted = target[: len(fraction)] * fraction**2
+    means = {key: result.logged(key)[1] for key in MEANS}
+    return {
+        "variant": result.variant,
+        "parameters": dict(result.parameters),
+        "steps": steps.tolist(),
+        "returns": [[round(float(value), 2) for value in row] for row in returns],
+        "learn_cpu_seconds": np.interp(steps, *clock).round(2).tolist() if len(clock[0]) else None,
+        "kl": [float(f"{value:.4g}") for value in kl],
+        "target_kl": float(target[0]),
+        "kl_over_predicted": float(np.mean(kl[taken] / predicted[taken])) if taken.any() else None,
+        "means": {key: float(f"{values.mean():.6g}") for key, values in means.items() if len(values)},
+        "versions": {**result.versions, "cpu": machine},
+    }
 
 
 def read(results: Path = RESULTS) -> list[Run]:
@@ -106,160 +134,36 @@ def read(results: Path = RESULTS) -> list[Run]:
     :param results: the folder
     :return: runs, by file name
     """
-    runs = []
-    for path in sorted(results.glob("*.json")):
-        content = json.loads(path.read_text(encoding="utf-8"))
-        parameters = content["parameters"]
-        steps, returns = np.asarray(content["steps"]), np.asarray(content["returns"])
-        cost = content["cpu_seconds"]
-        runs.append(Run(content["variant"], parameters["env"], parameters["seed"], steps, returns, cost, content["kl"]))
-    return runs
+    return [_run(json.loads(path.read_text(encoding="utf-8"))) for path in sorted(results.glob("*.json"))]
 
 
-def matched(runs: Sequence[Run], variants: Sequence[str]) -> dict[str, dict[tuple[str, int], Run]]:
+def _run(content: dict[str, Any]) -> Run:
+    steps = np.asarray(content["steps"])
+    seconds = content["learn_cpu_seconds"]
+    ratio = content["kl_over_predicted"]
+    return Run(
+        variant=content["variant"],
+        env=content["parameters"]["env"],
+        seed=content["parameters"]["seed"],
+        steps=steps,
+        returns=np.asarray(content["returns"]),
+        seconds=np.full(len(steps), math.nan) if seconds is None else np.asarray(seconds),
+        kl=np.asarray(content["kl"]),
+        target_kl=content["target_kl"],
+        kl_over_predicted=math.nan if ratio is None else ratio,
+        means=content["means"],
+        machine=content["versions"]["cpu"],
+    )
+
+
+def read_references() -> dict[str, dict[str, float]]:
     """
-    Keep the runs whose environment and seed every one of some algorithms has done.
+    Read the returns that stand for 0 and 1.
 
-    :param runs: any
-    :param variants: the algorithms
-    :return: by algorithm, then by environment and seed
+    :return: ``"random"`` and ``"reference"`` of each environment
     """
-    done = {variant: {(run.env, run.seed): run for run in runs if run.variant == variant} for variant in variants}
-    common = set.intersection(*(set(of) for of in done.values()))
-    return {variant: {key: of[key] for key in sorted(common)} for variant, of in done.items()}
-
-
-def normalised(of: Mapping[tuple[str, int], Run], references: Mapping[str, Any]) -> np.ndarray:
-    """
-    Normalise final returns.
-
-    :param of: one algorithm's runs by environment and seed
-    :param references: random and reference return of each environment
-    :return: (seeds, environments), of as many seeds as every environment has
-    """
-    envs = sorted({env for env, _ in of})
-    columns = [[_scale(run.final, references[env]) for (e, _), run in of.items() if e == env] for env in envs]
-    seeds = min(map(len, columns))
-    return np.array([column[:seeds] for column in columns]).T
-
-
-def _scale(value: Any, reference: Mapping[str, float]) -> Any:
-    return (value - reference["random"]) / (reference["reference"] - reference["random"])
-
-
-def aggregate(scores: Mapping[str, np.ndarray]) -> dict[str, tuple[float, float, float]]:
-    """
-    Interquartile mean of each algorithm, and the probability that a run of it beats one of the baseline (Agarwal et al.,
-    2021), by rliable.
-
-    :param scores: normalised returns by algorithm, (seeds, environments)
-    :return: estimate and 95 % stratified bootstrap interval by ``"iqm NAME"`` and ``"improvement NAME"``
-    """
-    from rliable import library, metrics
-
-    found = {}
-    with warnings.catch_warnings():
-        # The bootstrap's package has renamed the argument that rliable passes the generator in.
-        warnings.simplefilter("ignore", FutureWarning)
-        for variant, matrix in scores.items():
-            points, spread = library.get_interval_estimates(
-                {"x": matrix},
-                lambda x: np.array([metrics.aggregate_iqm(x)]),
-                reps=REPETITIONS,
-                random_state=np.random.RandomState(0),
-            )
-            found[f"iqm {variant}"] = (float(points["x"][0]), float(spread["x"][0, 0]), float(spread["x"][1, 0]))
-            if variant != BASELINE:
-                points, spread = library.get_interval_estimates(
-                    {"x": (matrix, scores[BASELINE])},
-                    lambda x, y: np.array([metrics.probability_of_improvement(x, y)]),
-                    reps=REPETITIONS,
-                    random_state=np.random.RandomState(0),
-                )
-                value = (float(points["x"][0]), float(spread["x"][0, 0]), float(spread["x"][1, 0]))
-                found[f"improvement {variant}"] = value
+    found: dict[str, dict[str, float]] = json.loads(REFERENCES.read_text(encoding="utf-8"))
     return found
-
-
-def section(runs: Sequence[Run], references: Mapping[str, Any]) -> str:
-    """
-    Compare every algorithm with the baseline, on the environments and seeds that both have done.
-
-    :param runs: any
-    :param references: random and reference return of each environment
-    :return: markdown
-    """
-    parts = []
-    for variant in (name for name in NAMES if name != BASELINE and any(run.variant == name for run in runs)):
-        pair = matched(runs, (BASELINE, variant))
-        if not pair[variant]:
-            continue
-        lines = [
-            f"### {NAMES[variant]} against sb3-contrib",
-            "",
-            f"`{variant}`; {len(pair[variant])} runs of each. Means with 95 % bootstrap intervals over seeds; CPU time is "
-            "sb3-contrib's over this one's of the same environment and seed, evaluations included, median; KL is the mean "
-            "over updates of what each held against its `target_kl`, sb3-contrib's first.",
-            "",
-            "| environment | seeds | sb3-contrib | this | CPU time | KL of an update |",
-            "| --- | --- | --- | --- | --- | --- |",
-        ]
-        for env in sorted({env for env, _ in pair[variant]}):
-            theirs, ours = ([run for (e, _), run in pair[which].items() if e == env] for which in (BASELINE, variant))
-            ratio = statistics.median(a.cpu_seconds / b.cpu_seconds for a, b in zip(theirs, ours, strict=True))
-            cells = [_interval(bootstrap(np.array([run.final for run in of])), 0, len(of)) for of in (theirs, ours)]
-            kl = " / ".join(f"{statistics.mean(run.kl for run in of):.4f}" for of in (theirs, ours))
-            lines.append(f"| {env} | {len(ours)} | {cells[0]} | {cells[1]} | {ratio:.2f} × | {kl} |")
-        scores = {which: normalised(of, references) for which, of in pair.items()}
-        seeds, envs = scores[variant].shape
-        if seeds > 1:
-            found = aggregate(scores)
-            lines += [
-                "",
-                f"Interquartile mean of the normalised final return, {envs} environments and {seeds} seeds: sb3-contrib "
-                f"{_interval(found[f'iqm {BASELINE}'], 3)}, this {_interval(found[f'iqm {variant}'], 3)}. Probability that a "
-                f"run of this one ends above one of sb3-contrib's: {_interval(found[f'improvement {variant}'], 2)}.",
-            ]
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts) or "No run is finished."
-
-
-def _interval(value: Sequence[Any], digits: int, count: int = 2) -> str:
-    middle, low, high = value
-    return f"{middle:.{digits}f}" + (f" [{low:.{digits}f}, {high:.{digits}f}]" if count > 1 else "")
-
-
-def draw(runs: Sequence[Run], path: Path) -> None:
-    """
-    Draw the learning curves, one panel for each environment.
-
-    :param runs: any
-    :param path: the file to write
-    """
-    envs = sorted({run.env for run in runs})
-    figure = Figure(figsize=(4.2 * min(3, len(envs)), 3.4 * -(-len(envs) // 3)), layout="constrained")
-    panels = figure.subplots(-(-len(envs) // 3), min(3, len(envs)), squeeze=False).flatten()
-    for axes in panels[len(envs) :]:
-        axes.set_axis_off()
-    for axes, env in zip(panels, envs, strict=False):
-        for variant in NAMES:
-            curves = [run for run in runs if (run.env, run.variant) == (env, variant)]
-            if not curves:
-                continue
-            length = min(len(run.steps) for run in curves)
-            means = np.array([run.returns[:length].mean(1) for run in curves])
-            mean, low, high = bootstrap(means)
-            axes.plot(curves[0].steps[:length], mean, color=COLORS[variant], label=NAMES[variant], lw=1.5)
-            axes.fill_between(curves[0].steps[:length], low, high, color=COLORS[variant], alpha=0.18, lw=0)
-        axes.set(title=env, xlabel="steps", ylabel="return")
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if value else "0")
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-    handles = {label: handle for ax in panels for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=3, frameon=False)
-    figure.suptitle("lines: mean over the seeds that are done, bands: 95 % bootstrap interval of more than one", fontsize=10)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
 
 
 def random_returns(env_id: str, episodes: int) -> float:
@@ -287,27 +191,35 @@ def random_returns(env_id: str, episodes: int) -> float:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """
-    Collect if asked to, and write the page.
+    Collect if asked to, and write the pages.
 
     :param arguments: the command line
     """
-    parser = argparse.ArgumentParser(description="Report the learning benchmark.")
-    parser.add_argument("--collect", type=Path, metavar="FOLDER", help="take the finished runs out of a sweep's folder first")
+    from benchmarks.learning_figures import draw_all
+    from benchmarks.learning_report import publish
+
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.learning", description="Report the learning benchmark.")
+    parser.add_argument(
+        "--collect",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FOLDER",
+        help="take the finished runs out of sweeps' folders first",
+    )
     parser.add_argument("--random", type=int, metavar="N", help="measure the returns of random actions over N episodes first")
     options = parser.parse_args(arguments)
-    references = json.loads(REFERENCES.read_text(encoding="utf-8"))
+    references = read_references()
     if options.random:
         for env_id, scores in references.items():
             scores["random"] = round(random_returns(env_id, options.random), 1)
         REFERENCES.write_text(json.dumps(references, indent=1) + "\n", encoding="utf-8")
-    if options.collect:
-        print(f"{collect(options.collect)} finished runs")
+    for folder in options.collect:
+        print(f"{collect(folder)} finished runs in {folder}")
     runs = read()
-    text = section(runs, references)
-    update_page(PAGE, {"learning": text})
-    if runs:
-        draw(runs, FIGURES / "learning.png")
-    print(text)
+    parts = publish(runs, references)
+    draw_all(runs, references)
+    print("\n\n".join(parts.values()))
 
 
 if __name__ == "__main__":

@@ -82,6 +82,7 @@ class TRPO(DataParallelAlgorithm, OnPolicyAlgorithm):
         bounds the joint KL by A times ``target_kl``, as sb3-contrib does
     :param kl_estimator: Which KL the line search holds against the bound: ``"analytic"``, or ``"monte_carlo"`` over the
         rollout's own actions, for policies that know only ``log_prob``
+    :param damped_beta: Hold sᵀ(H + λI)s against δ in β, as sb3-contrib does, and so step shorter than δ allows; False: sᵀHs
     :param critic: How the value function is fitted: ``"adam"``, minibatches with the policy's optimizer as in sb3-contrib,
         or ``"gauss_newton"``, a few damped Gauss-Newton steps on the whole rollout, which uses neither the optimizer nor
         ``learning_rate``, ``batch_size`` and ``n_critic_updates``
@@ -133,6 +134,7 @@ class TRPO(DataParallelAlgorithm, OnPolicyAlgorithm):
         cg_preconditioner: Literal["kronecker", "none"] = "kronecker",
         kl_reduction: Literal["sum", "mean"] = "sum",
         kl_estimator: Literal["analytic", "monte_carlo"] = "analytic",
+        damped_beta: bool = False,
         critic: Literal["adam", "gauss_newton"] = "adam",
         critic_kwargs: dict[str, Any] | None = None,
     ):
@@ -175,6 +177,7 @@ class TRPO(DataParallelAlgorithm, OnPolicyAlgorithm):
         self.fisher_sub_sampling_factor = fisher_sub_sampling_factor
         self.kl_reduction = kl_reduction
         self.kl_estimator = kl_estimator
+        self.damped_beta = damped_beta
         self.critic = critic
         self.critic_kwargs = critic_kwargs or {}
         # Plain numbers, so that they are saved and loaded with the model to the last bit.
@@ -260,6 +263,7 @@ class TRPO(DataParallelAlgorithm, OnPolicyAlgorithm):
                 shrinking_factor=self.line_search_shrinking_factor,
                 max_iterations=self.line_search_max_iter,
                 precondition=self.cg_preconditioner == "kronecker",
+                damped_beta=self.damped_beta,
             )
 
     def _critic_fit(self) -> CriticFit:

@@ -47,7 +47,7 @@ class TrustRegionStats:
     :param cg_steps: conjugate-gradient steps
     :param cg_residual: ‖g − (H + λI)s‖ / ‖g‖
     :param fvp_count: Fisher-vector products spent
-    :param beta: β = √(2δ / sᵀHs)
+    :param beta: β = √(2δ / sᵀHs), of H + λI instead where that was asked for
     :param backtracks: times that the step was shortened
     :param step_fraction: the part of βs that was taken, 0 if none
     :param kl: mean joint KL(old ‖ new) of the step taken, nats; NaN where the distribution's KL is not known
@@ -208,6 +208,7 @@ def trust_region_step(
     shrinking_factor: float,
     max_iterations: int,
     precondition: bool = True,
+    damped_beta: bool = False,
 ) -> TrustRegionStats:
     """
     Solve (H + λI)s = g, step βs with β = √(2δ / sᵀHs), and backtrack until surrogate and KL agree (TRPO, appendix C).
@@ -225,6 +226,7 @@ def trust_region_step(
     :param shrinking_factor: by which a refused step is shortened
     :param max_iterations: most steps to try
     :param precondition: whether to use the operator's preconditioner, if it has one
+    :param damped_beta: whether β holds sᵀ(H + λI)s against δ instead of sᵀHs: a shorter step, sb3-contrib's
     :return: what happened
     """
     parameters = operator.parameters
@@ -248,7 +250,7 @@ def trust_region_step(
         preconditioner=operator.preconditioner(damping / problem.kl_scale, average) if precondition else None,
     )
     s = solution.value
-    shs = _undamped_quadratic_form(solution, damping)
+    shs = solution.quadratic_form if damped_beta else _undamped_quadratic_form(solution, damping)
     if shs is None:
         shs = float(th.dot(s.double(), curvature(s).double()))
     # In double precision: squares of a finite gradient may overflow.

@@ -78,14 +78,16 @@ def test_direction_is_that_of_sb3_contrib(distribution: str, architecture: str) 
     assert float(th.nn.functional.cosine_similarity(step, reference, dim=0)) > 0.999
 
 
+@pytest.mark.parametrize("damped", [False, True])
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
-def test_step_is_longer_by_the_damping_that_sb3_contrib_leaves_in_beta(distribution: str) -> None:
-    """Theirs is √(2δ / sᵀ(H + λI)s) s, of so small a KL that the line search takes all of it."""
+def test_step_is_longer_by_the_damping_that_sb3_contrib_leaves_in_beta(distribution: str, damped: bool) -> None:
+    """Theirs is √(2δ / sᵀ(H + λI)s) s, of so small a KL that the line search takes all of it; ``damped_beta`` is as long."""
     ours, theirs = twins(distribution, target_kl=1e-4)
+    ours.damped_beta = damped
     direction, product = pieces_of_sb3_contrib(theirs, rollout_of(ours))
     s = th.cat([piece.flatten() for piece in direction.values()])
-    damped = float(s @ product(s))
-    undamped = damped - DAMPING * float(s @ s)
+    with_damping = float(s @ product(s))
+    undamped = with_damping - DAMPING * float(s @ s)
     before = parameters_of(ours)
     ours.train()
     theirs.train()
@@ -96,7 +98,8 @@ def test_step_is_longer_by_the_damping_that_sb3_contrib_leaves_in_beta(distribut
         float(th.cat([(now[name] - before[name]).flatten() for name in direction]).norm())
         for now in (parameters_of(ours), parameters_of(theirs))
     ]
-    assert lengths[0] / log["trust_region/step_fraction"] / lengths[1] == pytest.approx(np.sqrt(damped / undamped), rel=5e-3)
+    expected = 1.0 if damped else np.sqrt(with_damping / undamped)
+    assert lengths[0] / log["trust_region/step_fraction"] / lengths[1] == pytest.approx(expected, rel=5e-3)
 
 
 @pytest.mark.parametrize(("distribution", "factor"), [("gaussian", 3), ("gsde", 3), ("bernoulli", 3), ("categorical", 1)])

@@ -105,7 +105,7 @@ def test_compare_trains_both_and_writes_table_figure_and_numbers(
 def test_like_for_like_gives_ours_the_baselines_settings() -> None:
     theirs, ours = compare.plan("Hopper-v5", 2, 1000, "kl_hessian", like_for_like=True)
     assert [run.options["seed"] for run in ours] == [0, 1]
-    assert ours[0].hyperparams == {"fisher": "kl_hessian", "kl_reduction": "mean"}
+    assert ours[0].hyperparams == {"fisher": "kl_hessian", "kl_reduction": "mean", "damped_beta": True}
     assert Path(ours[0].options["conf_file"]).name == "trpo.yml"
     same = ("env", "n_timesteps", "eval_freq", "eval_episodes", "num_threads", "seed")
     assert [theirs[0].options[key] for key in same] == [ours[0].options[key] for key in same]

@@ -7,22 +7,50 @@ import numpy as np
 import pytest
 
 from benchmarks import learning
-from benchmarks.learning import BASELINE, NAMES, Run, aggregate, collect, draw, matched, normalised, read, section
+from benchmarks.learning import BASELINE, NAMES, OWN, Run, collect, read, read_references
+from benchmarks.learning_figures import draw_all
+from benchmarks.learning_report import (
+    PAGES,
+    comparison,
+    difference,
+    improvement,
+    iqm,
+    kl_table,
+    matched,
+    of_env,
+    operator_table,
+    parts,
+    reaching,
+    scores,
+    summary,
+)
 from sb3_trpo_fvp.zoo.sweep import Sweep
 
-OURS = "trpo_fvp fisher=gauss_newton"
 REFERENCES = {"A-v0": {"random": -100.0, "reference": 100.0}, "B-v0": {"random": 0.0, "reference": 10.0}}
 
 
-def run(variant: str, env: str, seed: int, final: float) -> Run:
+def run(variant: str, env: str, seed: int, final: float, reached_at: int = 3) -> Run:
     returns = np.full((6, 5), final)
-    returns[:3] = -1e6  # only the last three evaluations count
-    return Run(variant, env, seed, np.arange(1, 7) * 10_000, returns, cpu_seconds=2.0 if variant == BASELINE else 1.0, kl=0.01)
+    returns[:reached_at] = -100.0  # only the last three evaluations count as final
+    cost = 2.0 if variant == BASELINE else 1.0
+    return Run(
+        variant=variant,
+        env=env,
+        seed=seed,
+        steps=np.arange(1, 7) * 10_000,
+        returns=returns,
+        seconds=cost * np.arange(1, 7),
+        kl=np.array([0.01, 0.03]),
+        target_kl=0.02,
+        kl_over_predicted=1.1,
+        means={"trust_region/cg_steps": 4.0},
+        machine="one",
+    )
 
 
 RUNS = [
     *(run(BASELINE, env, seed, final) for env, final in (("A-v0", 0.0), ("B-v0", 4.0)) for seed in range(3)),
-    *(run(OURS, env, seed, final) for env, final in (("A-v0", 50.0), ("B-v0", 6.0)) for seed in range(2)),
+    *(run(OWN, env, seed, final) for env, final in (("A-v0", 50.0), ("B-v0", 6.0)) for seed in range(2)),
 ]
 
 
@@ -31,30 +59,59 @@ def test_every_algorithm_of_the_sweep_has_a_name() -> None:
 
 
 def test_the_references_are_of_the_environments_of_the_sweep() -> None:
-    references = json.loads(learning.REFERENCES.read_text(encoding="utf-8"))
+    references = read_references()
     assert set(references) == {run.options["env"] for run in Sweep.load("benchmark").runs()}
     assert all(scores["random"] < scores["reference"] for scores in references.values())
 
 
 def test_only_what_both_have_done_is_compared() -> None:
-    pair = matched(RUNS, (BASELINE, OURS))
-    assert set(pair[BASELINE]) == set(pair[OURS]) == {("A-v0", 0), ("A-v0", 1), ("B-v0", 0), ("B-v0", 1)}
+    pair = matched(RUNS, (BASELINE, OWN))
+    assert set(pair[BASELINE]) == set(pair[OWN]) == {("A-v0", 0), ("A-v0", 1), ("B-v0", 0), ("B-v0", 1)}
 
 
 def test_scores_and_aggregates_are_those_of_the_definition() -> None:
-    scores = {variant: normalised(of, REFERENCES) for variant, of in matched(RUNS, (BASELINE, OURS)).items()}
-    assert scores[BASELINE].tolist() == [[0.5, 0.4]] * 2
-    assert scores[OURS].tolist() == [[0.75, 0.6]] * 2
-    found = aggregate(scores)
-    assert found[f"iqm {BASELINE}"][0] == pytest.approx(0.45)  # of 0.4, 0.4, 0.5, 0.5 the middle half
-    assert found[f"iqm {OURS}"][0] == pytest.approx(0.675)
-    assert found[f"improvement {OURS}"] == (1.0, 1.0, 1.0)
+    theirs, ours = (scores(of, REFERENCES)[:, :, -1] for of in matched(RUNS, (BASELINE, OWN)).values())
+    assert theirs.tolist() == [[0.5, 0.4]] * 2
+    assert ours.tolist() == [[0.75, 0.6]] * 2
+    assert iqm(theirs)[0] == pytest.approx(0.45)  # of 0.4, 0.4, 0.5, 0.5 the middle half
+    assert iqm(ours)[0] == pytest.approx(0.675)
+    assert improvement(ours, theirs) == (1.0, 1.0, 1.0)
+    assert improvement(theirs, theirs) == (0.5, 0.5, 0.5)
 
 
-def test_the_section_compares_and_says_how_many_runs() -> None:
-    text = section(RUNS, REFERENCES)
+def test_returns_are_smoothed_over_as_many_evaluations_as_the_final_one() -> None:
+    of = run(OWN, "A-v0", 0, 50.0)
+    assert of.smoothed.tolist() == [-100.0, -100.0, -100.0, -50.0, 0.0, 50.0]
+    assert of.smoothed[-1] == of.final
+
+
+def test_the_difference_has_an_interval_over_independent_seeds() -> None:
+    a = [run(BASELINE, "A-v0", seed, float(seed)) for seed in range(5)]
+    b = [run(OWN, "A-v0", seed, 10.0 + seed) for seed in range(5)]
+    middle, low, high = difference(a, b)
+    assert middle == pytest.approx(10.0)
+    # The mean of five of 0 ... 4 has a standard deviation of √(2 / 5), the difference of two √2 times that.
+    assert (high - low) / 2 == pytest.approx(1.96 * np.sqrt(2) * np.sqrt(2 / 5), rel=0.1)
+
+
+def test_the_time_to_reach_is_that_of_the_first_evaluation_there() -> None:
+    theirs = [run(BASELINE, "A-v0", seed, 0.0) for seed in range(2)]
+    ours = [run(OWN, "A-v0", seed, 50.0) for seed in range(2)]
+    # Theirs is there at the sixth evaluation, after 12 seconds; ours, smoothed, at the fifth, after 5.
+    assert reaching(theirs, ours) == (5 / 12, 5 / 6)
+    never = [run(OWN, "A-v0", seed, -10.0) for seed in range(2)]
+    assert reaching(theirs, never) == (float("inf"), float("inf"))
+
+
+def test_the_tables_compare_and_say_how_many_runs() -> None:
+    text = comparison(RUNS, REFERENCES, OWN)
     assert "4 runs of each" in text
-    assert "| A-v0 | 2 | 0 [0, 0] | 50 [50, 50] | 2.00 × | 0.0100 / 0.0100 |" in text
+    assert "| A-v0 | 2 | 0 [0, 0] | 50 [50, 50] | 50 [50, 50] | 2.00 × | 0.0200 / 0.0200 |" in text
+    assert "| A-v0 | 0 [0, 0] | 50 [50, 50] | 2.00 × | 0.42 |" in summary(RUNS, REFERENCES)
+    assert "| A-v0 | Gauss-Newton | 2 | 50 [50, 50] | 4.0 | 1.10 | 1.00 |" in operator_table(RUNS)
+    # The larger of the two KLs is above the bound.
+    assert "| A-v0 | 0.02 | 0.0200 (0.0300) | 50% | 0.02 | 0.0200 (0.0300) | 50% |" in kl_table(RUNS)
+    assert len(of_env(matched(RUNS, (BASELINE,))[BASELINE], "B-v0")) == 3
 
 
 def test_finished_runs_are_collected_and_read_back(tmp_path: Path) -> None:
@@ -62,11 +119,12 @@ def test_finished_runs_are_collected_and_read_back(tmp_path: Path) -> None:
     (folder / "zoo").mkdir(parents=True)
     returns = np.array([[1.0, 2.0], [3.0, 4.005]])
     np.savez(folder / "zoo" / "evaluations.npz", timesteps=[10, 20], results=returns)
-    (folder / "zoo" / "progress.csv").write_text("time/total_timesteps,train/kl_divergence_loss\n5,0.1\n10,0.3\n")
-    parameters = {"algo": OURS, "env": "A-v0", "seed": 3}
+    header = "time/total_timesteps,time/learn_cpu_seconds,trust_region/kl,trust_region/target_kl,trust_region/step_fraction"
+    rows = ["10,2.0,0.1,0.2,0.5", "20,4.0,0.3,0.2,1.0", "30,6.0,0.0,0.2,0.0"]
+    (folder / "zoo" / "progress.csv").write_text("\n".join([header, *rows]) + "\n")
     finished = {
-        "variant": OURS,
-        "parameters": parameters,
+        "variant": OWN,
+        "parameters": {"algo": OWN, "env": "A-v0", "seed": 3},
         "seconds": 9.0,
         "cpu_seconds": 5.04,
         "folder": "zoo",
@@ -76,16 +134,30 @@ def test_finished_runs_are_collected_and_read_back(tmp_path: Path) -> None:
     (tmp_path / "sweep" / "unfinished").mkdir()
     assert collect(tmp_path / "sweep", tmp_path / "results") == 1
     (found,) = read(tmp_path / "results")
-    assert (found.variant, found.env, found.seed, found.cpu_seconds) == (OURS, "A-v0", 3, 5.0)
-    assert found.kl == pytest.approx(0.2)
+    assert (found.variant, found.env, found.seed, found.target_kl) == (OWN, "A-v0", 3, 0.2)
+    assert found.seconds.tolist() == [2.0, 4.0]
+    assert found.kl.tolist() == [0.1, 0.3, 0.0]
+    # 0.1 / (0.2 · ¼) and 0.3 / 0.2; the refused update does not count.
+    assert found.kl_over_predicted == pytest.approx((2.0 + 1.5) / 2)
     assert found.final == pytest.approx(returns.mean(), abs=0.01)
 
 
-def test_the_figure_is_drawn(tmp_path: Path) -> None:
-    draw(RUNS, tmp_path / "figure.png")
-    assert (tmp_path / "figure.png").stat().st_size > 10_000
+def test_the_figures_are_drawn(tmp_path: Path) -> None:
+    draw_all(RUNS, REFERENCES, tmp_path)
+    sizes = {path.name: path.stat().st_size for path in tmp_path.glob("*.png")}
+    assert set(sizes) == {"learning.png", "learning_aggregates.png", "learning_like_for_like.png"}
+    assert min(sizes.values()) > 10_000
 
 
-def test_the_page_says_what_the_results_say() -> None:
-    references = json.loads(learning.REFERENCES.read_text(encoding="utf-8"))
-    assert section(read(), references) in learning.PAGE.read_text(encoding="utf-8")
+def test_the_pages_say_what_the_results_say() -> None:
+    found = parts(read(), read_references())
+    text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    for name, part in found.items():
+        assert f"<!-- {name}:start -->\n{part}\n<!-- {name}:end -->" in text, name
+
+
+def test_results_hold_each_run_once() -> None:
+    keys = [(run.variant, run.env, run.seed) for run in read()]
+    assert len(keys) == len(set(keys))
+    assert {run.variant for run in read()} <= set(NAMES)
+    assert learning.RESULTS.is_dir()

@@ -92,6 +92,19 @@ def test_quadratic_kl_is_delta_for_any_damping(damping: float) -> None:
     assert 0.5 * full_step @ h @ full_step == pytest.approx(delta, rel=1e-5)
 
 
+def test_damped_beta_holds_the_damped_curvature_against_delta() -> None:
+    delta, damping = 0.01, 0.1
+    model = exact_model("gaussian", target_kl=delta, cg_damping=damping, damped_beta=True, cg_residual_tol=0.0)
+    collect(model)
+    observations, _, _ = rollout_of(model)
+    named = oracles.actor_parameters(model.policy)
+    h = oracles.fisher(model.policy, observations, list(named.values()))
+    before = parameters_of(model)
+    model.train()
+    full_step = step_of(model, before, list(named)) / logged(model)["trust_region/step_fraction"]
+    assert 0.5 * full_step @ (h + damping * np.eye(len(h))) @ full_step == pytest.approx(delta, rel=1e-5)
+
+
 @pytest.mark.parametrize("delta", [0.001, 0.1])
 @architectures
 @distributions

@@ -58,7 +58,8 @@ def plan(env: str, seeds: int, n_timesteps: int, fisher: str, like_for_like: boo
     :param seeds: how many seeds
     :param n_timesteps: steps of each run
     :param fisher: this project's operator
-    :param like_for_like: give this project's TRPO sb3-contrib's hyperparameters and its KL, averaged over action dimensions
+    :param like_for_like: give this project's TRPO sb3-contrib's hyperparameters, its KL, averaged over action dimensions,
+        and the damped curvature in β
     :return: the runs of sb3-contrib's TRPO and of this project's, seed by seed
     """
     common = {
@@ -68,7 +69,8 @@ def plan(env: str, seeds: int, n_timesteps: int, fisher: str, like_for_like: boo
         "eval_episodes": EVALUATION_EPISODES,
         "num_threads": 1,
     }
-    setting = {"conf_file": default_config(BASELINE), "kl_reduction": "mean"} if like_for_like else {}
+    same = {"conf_file": default_config(BASELINE), "kl_reduction": "mean", "damped_beta": True}
+    setting = same if like_for_like else {}
     variant = f"{ALGORITHM} fisher={fisher}"
     theirs = [Run.from_parameters({"algo": BASELINE, **common, "seed": seed}) for seed in range(seeds)]
     ours = [Run.from_parameters({"algo": variant, **common, **setting, "seed": seed}) for seed in range(seeds)]
@@ -93,7 +95,7 @@ def compare(args: Sequence[str]) -> int:
     parser.add_argument(
         "--like-for-like",
         action="store_true",
-        help="same hyperparameters and same KL (averaged over action dimensions) for both, instead of each algorithm's own",
+        help="same hyperparameters, same KL (averaged over action dimensions) and same β for both, instead of each one's own",
     )
     parser.add_argument(
         "-o", "--output", type=Path, help="folder (default: logs/compare/ENV); finished runs in it are not repeated"

@@ -110,13 +110,18 @@ class TrustRegionMonitor(BaseCallback):
             return copy.copy(self.model.policy.get_distribution(self._observations))  # type: ignore[arg-type]
 
 
+def _clocks() -> np.ndarray:
+    return np.array([time.perf_counter(), time.process_time()])
+
+
 class RunRecorder(CallbackList):
     """
     Runs RL-Zoo's callbacks and keeps the record of the run.
 
     It writes every logged value to ``progress.csv``; logs ``time/learn_seconds``, the time spent without the callbacks (above
-    all evaluations) so that speeds compare learning alone, and ``time/callback_seconds``, the rest; writes out the last
-    update's values, which Stable-Baselines3 records and never dumps; and reports the progress to whoever started the run.
+    all evaluations) so that speeds compare learning alone, ``time/learn_cpu_seconds``, the same of this process's CPU time,
+    which takes no notice of what else the machine does, and ``time/callback_seconds``, the rest; writes out the last update's
+    values, which Stable-Baselines3 records and never dumps; and reports the progress to whoever started the run.
 
     :param callbacks: the callbacks to run
     :param folder: where ``progress.csv`` goes
@@ -128,33 +133,34 @@ class RunRecorder(CallbackList):
         self.folder = Path(folder)
         self.progress_file = progress_file
         self._csv: CSVOutputFormat | None = None
-        self._callback_seconds = 0.0
-        self._started = self._reported = 0.0
+        # Wall and CPU time.
+        self._callback_seconds = self._started = np.zeros(2)
+        self._reported = 0.0
 
     def _on_training_start(self) -> None:
         self._csv = CSVOutputFormat(str(self.folder / "progress.csv"))
         self.logger.output_formats.append(self._csv)
         super()._on_training_start()
-        self._started = time.perf_counter()
+        self._started = _clocks()
 
     def _on_rollout_start(self) -> None:
-        began = time.perf_counter()
+        began = _clocks()
         super()._on_rollout_start()
-        self._callback_seconds += time.perf_counter() - began
+        self._callback_seconds = self._callback_seconds + _clocks() - began
 
     def _on_step(self) -> bool:
-        began = time.perf_counter()
+        began = _clocks()
         proceed = super()._on_step()
-        if self.progress_file is not None and began - self._reported > PROGRESS_INTERVAL:
-            self._reported = began
+        if self.progress_file is not None and began[0] - self._reported > PROGRESS_INTERVAL:
+            self._reported = began[0]
             self._report()
-        self._callback_seconds += time.perf_counter() - began
+        self._callback_seconds = self._callback_seconds + _clocks() - began
         return proceed
 
     def _on_rollout_end(self) -> None:
-        began = time.perf_counter()
+        began = _clocks()
         super()._on_rollout_end()
-        self._callback_seconds += time.perf_counter() - began
+        self._callback_seconds = self._callback_seconds + _clocks() - began
         self._record_times()
 
     def _on_training_end(self) -> None:
@@ -169,9 +175,10 @@ class RunRecorder(CallbackList):
         self._csv = None
 
     def _record_times(self) -> None:
-        learning = time.perf_counter() - self._started - self._callback_seconds
-        self.logger.record("time/learn_seconds", learning)
-        self.logger.record("time/callback_seconds", self._callback_seconds)
+        wall, cpu = _clocks() - self._started - self._callback_seconds
+        self.logger.record("time/learn_seconds", float(wall))
+        self.logger.record("time/learn_cpu_seconds", float(cpu))
+        self.logger.record("time/callback_seconds", float(self._callback_seconds[0]))
 
     def _report(self) -> None:
         assert self.progress_file is not None

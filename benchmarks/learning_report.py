@@ -1,0 +1,379 @@
+"""The tables of :mod:`benchmarks.learning`, from whatever runs there are; statistics by rliable (Agarwal et al., 2021)."""
+
+import math
+import statistics
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from benchmarks.learning import BASELINE, LIKE_FOR_LIKE, NAMES, OWN, ROOT, Run
+from benchmarks.tables import update_page
+from sb3_trpo_fvp.zoo.measure import bootstrap
+
+PAGES = (ROOT / "docs" / "benchmarks.md", ROOT / "README.md")
+REPETITIONS = 2000
+
+Pair: TypeAlias = dict[str, dict[tuple[str, int], Run]]
+"""Runs by algorithm, then by environment and seed: the same environments and seeds of each."""
+Interval: TypeAlias = tuple[float, float, float]
+"""Estimate, lower and upper end of its 95 % interval."""
+References: TypeAlias = Mapping[str, Mapping[str, float]]
+
+
+def matched(runs: Sequence[Run], variants: Sequence[str]) -> Pair:
+    """
+    Keep the runs whose environment and seed every one of some algorithms has done.
+
+    :param runs: any
+    :param variants: the algorithms
+    :return: by algorithm, then by environment and seed
+    """
+    done = {variant: {(run.env, run.seed): run for run in runs if run.variant == variant} for variant in variants}
+    common = set.intersection(*(set(of) for of in done.values()))
+    return {variant: {key: of[key] for key in sorted(common)} for variant, of in done.items()}
+
+
+def environments(pair: Pair) -> list[str]:
+    """
+    List the environments.
+
+    :param pair: runs
+    :return: by name
+    """
+    return sorted({env for of in pair.values() for env, _ in of})
+
+
+def of_env(of: Mapping[tuple[str, int], Run], env: str) -> list[Run]:
+    """
+    Pick an environment's runs.
+
+    :param of: one algorithm's
+    :param env: the environment
+    :return: by seed
+    """
+    return [run for (which, _), run in sorted(of.items()) if which == env]
+
+
+def scores(of: Mapping[tuple[str, int], Run], references: References) -> np.ndarray:
+    """
+    Normalise the returns, smoothed over evaluations as the final one is.
+
+    :param of: one algorithm's runs by environment and seed
+    :param references: random and reference return of each environment
+    :return: (seeds, environments, evaluations), of as many seeds as every environment has
+    """
+    columns = []
+    for env in sorted({env for env, _ in of}):
+        low, high = references[env]["random"], references[env]["reference"]
+        columns.append([(run.smoothed - low) / (high - low) for run in of_env(of, env)])
+    seeds = min(map(len, columns))
+    return np.array([column[:seeds] for column in columns]).swapaxes(0, 1)
+
+
+def interval(metric: Callable[..., float], *matrices: np.ndarray) -> Interval:
+    """
+    Estimate an aggregate with its stratified bootstrap interval.
+
+    :param metric: of as many matrices as are given
+    :param matrices: scores, (seeds, environments)
+    :return: the estimate and its 95 % interval
+    """
+    from rliable import library
+
+    data = matrices[0] if len(matrices) == 1 else matrices
+    with warnings.catch_warnings():
+        # The bootstrap's package has renamed the argument that rliable passes the generator in.
+        warnings.simplefilter("ignore", FutureWarning)
+        points, spread = library.get_interval_estimates(
+            {"x": data},
+            lambda *drawn: np.array([metric(*drawn)]),
+            reps=REPETITIONS,
+            random_state=np.random.RandomState(0),
+        )
+    return float(points["x"][0]), float(spread["x"][0, 0]), float(spread["x"][1, 0])
+
+
+def iqm(matrix: np.ndarray) -> Interval:
+    """
+    Interquartile mean.
+
+    :param matrix: scores, (seeds, environments)
+    :return: the estimate and its interval
+    """
+    from rliable import metrics
+
+    return interval(metrics.aggregate_iqm, matrix)
+
+
+def improvement(ours: np.ndarray, theirs: np.ndarray) -> Interval:
+    """
+    Probability that a run of ours ends above one of theirs.
+
+    :param ours: scores, (seeds, environments)
+    :param theirs: likewise
+    :return: the estimate and its interval
+    """
+    from rliable import metrics
+
+    return interval(metrics.probability_of_improvement, ours, theirs)
+
+
+def reaching(theirs: Sequence[Run], ours: Sequence[Run]) -> tuple[float, float] | None:
+    """
+    Compare the CPU time of learning after which the mean over seeds first is at the final return of theirs.
+
+    :param theirs: runs of one environment
+    :param ours: likewise
+    :return: the part of their time that ours takes, infinite if it never gets there, and the same of the steps; None without
+        times
+    """
+    level = statistics.mean(run.final for run in theirs)
+    found = []
+    for runs in (theirs, ours):
+        means = np.mean([run.smoothed for run in runs], axis=0)
+        above = np.nonzero(means >= level - 1e-9)[0]
+        seconds = np.mean([run.seconds for run in runs], axis=0)
+        if np.isnan(seconds).any():
+            return None
+        found.append((seconds[above[0]], runs[0].steps[above[0]]) if len(above) else (math.inf, math.inf))
+    return found[1][0] / found[0][0], found[1][1] / found[0][1]
+
+
+def difference(theirs: Sequence[Run], ours: Sequence[Run]) -> Interval:
+    """
+    Estimate by how much the final returns differ; the seeds of both are drawn independently, as they share nothing.
+
+    :param theirs: runs of one environment
+    :param ours: likewise
+    :return: ours less theirs, with its 95 % percentile-bootstrap interval
+    """
+    a, b = (np.array([run.final for run in of]) for of in (theirs, ours))
+    generator = np.random.default_rng(0)
+    drawn = [of[generator.integers(len(of), size=(REPETITIONS, len(of)))].mean(axis=1) for of in (a, b)]
+    low, high = np.percentile(drawn[1] - drawn[0], [2.5, 97.5])
+    return float(b.mean() - a.mean()), float(low), float(high)
+
+
+def write(value: Sequence[Any], digits: int, count: int = 2) -> str:
+    """
+    Write an estimate, with its interval if it has one.
+
+    :param value: estimate, lower and upper end
+    :param digits: after the point
+    :param count: of what it is the mean of; one has no interval
+    :return: such as ``0.52 [0.41, 0.60]``
+    """
+    middle, low, high = value
+    return f"{middle:.{digits}f}" + (f" [{low:.{digits}f}, {high:.{digits}f}]" if count > 1 else "")
+
+
+def _table(header: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+    return ["| " + " | ".join(line) + " |" for line in (header, ["---"] * len(header), *body)]
+
+
+def _final(runs: Sequence[Run]) -> str:
+    return write(bootstrap(np.array([run.final for run in runs])), 0, len(runs))
+
+
+def _cpu_ratio(theirs: Sequence[Run], ours: Sequence[Run]) -> str:
+    """Median over seeds of the CPU time of learning, theirs over ours, of pairs that ran on the same processor."""
+    ratios = [a.seconds[-1] / b.seconds[-1] for a, b in zip(theirs, ours, strict=True) if a.machine == b.machine]
+    ratios = [ratio for ratio in ratios if not math.isnan(ratio)]
+    return f"{statistics.median(ratios):.2f} ×" if ratios else "–"
+
+
+def comparison(runs: Sequence[Run], references: References, variant: str) -> str:
+    """
+    Compare an algorithm with the baseline, on the environments and seeds that both have done.
+
+    :param runs: any
+    :param references: random and reference return of each environment
+    :param variant: the algorithm
+    :return: markdown
+    """
+    pair = matched(runs, (BASELINE, variant))
+    if not pair[variant]:
+        return f"### {NAMES[variant]} against sb3-contrib\n\n`{variant}`: no run yet."
+    body = []
+    for env in environments(pair):
+        theirs, ours = of_env(pair[BASELINE], env), of_env(pair[variant], env)
+        kl = " / ".join(f"{np.mean([run.kl.mean() for run in of]):.4f}" for of in (theirs, ours))
+        gap = write(difference(theirs, ours), 0, len(ours))
+        body.append((env, str(len(ours)), _final(theirs), _final(ours), gap, _cpu_ratio(theirs, ours), kl))
+    lines = [
+        f"### {NAMES[variant]} against sb3-contrib",
+        "",
+        f"`{variant}`; {len(pair[variant])} runs of each.",
+        "",
+        *_table(("environment", "seeds", "sb3-contrib", "this", "difference", "CPU time", "joint KL of an update"), body),
+        "",
+        aggregate_sentence(pair, references, variant),
+    ]
+    return "\n".join(lines)
+
+
+def aggregate_sentence(pair: Pair, references: References, variant: str) -> str:
+    """
+    Say what all environments together show.
+
+    :param pair: runs of the baseline and of the algorithm
+    :param references: random and reference return of each environment
+    :param variant: the algorithm
+    :return: a sentence or two
+    """
+    ours, theirs = (scores(pair[which], references)[:, :, -1] for which in (variant, BASELINE))
+    if len(ours) < 2:
+        return "Too few seeds for an interval over environments."
+    return (
+        f"Interquartile mean of the normalised final return, {ours.shape[1]} environments and {len(ours)} seeds: sb3-contrib "
+        f"{write(iqm(theirs), 3)}, this {write(iqm(ours), 3)}. Probability that a run of this one ends above one of "
+        f"sb3-contrib's: {write(improvement(ours, theirs), 2)}."
+    )
+
+
+def time_table(runs: Sequence[Run], variant: str = OWN) -> str:
+    """
+    Tabulate how soon the algorithm is where the baseline ends.
+
+    :param runs: any
+    :param variant: the algorithm
+    :return: markdown
+    """
+    pair = matched(runs, (BASELINE, variant))
+    body = []
+    times = []
+    for env in environments(pair):
+        theirs, ours = of_env(pair[BASELINE], env), of_env(pair[variant], env)
+        found = reaching(theirs, ours)
+        if found is None:
+            continue
+        times.append(found[0])
+        level = statistics.mean(run.final for run in theirs)
+        cells = [f"{value:.2f}" if math.isfinite(value) else "not reached" for value in found]
+        body.append((env, f"{level:.0f}", *cells))
+    if not body:
+        return "No pair of runs has times yet."
+    lines = _table(("environment", "return to reach", "CPU time, this / sb3-contrib", "steps, this / sb3-contrib"), body)
+    return "\n".join([*lines, "", f"Median over environments of the ratio of CPU times: {statistics.median(times):.2f}."])
+
+
+def operator_table(runs: Sequence[Run]) -> str:
+    """
+    Compare the operators with each other, at this project's own hyperparameters.
+
+    :param runs: any
+    :return: markdown
+    """
+    variants = [name for name in NAMES if name.startswith(OWN.split("=")[0]) and LIKE_FOR_LIKE not in name]
+    present = [variant for variant in variants if any(run.variant == variant for run in runs)]
+    pair = matched(runs, present) if present else {}
+    if not present or not pair[present[0]]:
+        return "No environment and seed has been done with every operator yet."
+    body = []
+    for env in environments(pair):
+        first = of_env(pair[present[0]], env)
+        for variant in present:
+            of = of_env(pair[variant], env)
+            cells = (
+                _final(of),
+                f"{statistics.mean(run.means['trust_region/cg_steps'] for run in of):.1f}",
+                f"{statistics.mean(run.kl_over_predicted for run in of):.2f}",
+                f"{statistics.median(a.seconds[-1] / b.seconds[-1] for a, b in zip(of, first, strict=True)):.2f}",
+            )
+            body.append((env, NAMES[variant], str(len(of)), *cells))
+    header = (
+        "environment",
+        "operator",
+        "seeds",
+        "return",
+        "CG steps",
+        "KL, realised / predicted",
+        "CPU time / Gauss-Newton's",
+    )
+    return "\n".join(_table(header, body))
+
+
+def kl_table(runs: Sequence[Run]) -> str:
+    """
+    Tabulate the joint KL that an update takes, of the baseline and of this project's own setting.
+
+    :param runs: any
+    :return: markdown
+    """
+    body = []
+    for env in sorted({run.env for run in runs}):
+        cells = []
+        for variant in (BASELINE, OWN):
+            of = [run for run in runs if (run.env, run.variant) == (env, variant)]
+            if not of:
+                cells += ["–"] * 3
+                continue
+            kls = np.concatenate([run.kl for run in of])
+            cells += [
+                f"{of[0].target_kl:g}",
+                f"{kls.mean():.4f} ({kls.max():.4f})",
+                f"{(kls > of[0].target_kl * 1.001).mean():.0%}",
+            ]
+        body.append((env, *cells))
+    header = ["environment"]
+    for name in ("sb3-contrib", "this"):
+        header += [f"{name}: `target_kl`", "joint KL, mean (largest)", "updates above it"]
+    return "\n".join(_table(header, body))
+
+
+def summary(runs: Sequence[Run], references: References) -> str:
+    """
+    Write the README's table: each at its best.
+
+    :param runs: any
+    :param references: random and reference return of each environment
+    :return: markdown
+    """
+    pair = matched(runs, (BASELINE, OWN))
+    if not pair[OWN]:
+        return "No run yet."
+    body = []
+    for env in environments(pair):
+        theirs, ours = of_env(pair[BASELINE], env), of_env(pair[OWN], env)
+        found = reaching(theirs, ours)
+        time = "–" if found is None else f"{found[0]:.2f}" if math.isfinite(found[0]) else "not reached"
+        body.append((env, _final(theirs), _final(ours), _cpu_ratio(theirs, ours), time))
+    header = ("environment", "sb3-contrib", "this", "CPU time of the run", "time to sb3-contrib's final return, its time = 1")
+    return "\n".join([*_table(header, body), "", aggregate_sentence(pair, references, OWN)])
+
+
+def parts(runs: Sequence[Run], references: References) -> dict[str, str]:
+    """
+    Write everything that the pages show.
+
+    :param runs: any
+    :param references: random and reference return of each environment
+    :return: text by the name of its markers
+    """
+    alike = [name for name in NAMES if LIKE_FOR_LIKE in name]
+    machines = sorted({run.machine for run in runs})
+    return {
+        "learning-like": "\n\n".join(comparison(runs, references, variant) for variant in alike),
+        "learning-own": comparison(runs, references, OWN),
+        "learning-time": time_table(runs),
+        "learning-operators": operator_table(runs),
+        "learning-kl": kl_table(runs),
+        "learning-machine": f"{len(runs)} runs, on {' and '.join(machines)}, two at a time on two cores, a thread each.",
+        "learning-summary": summary(runs, references),
+    }
+
+
+def publish(runs: Sequence[Run], references: References) -> dict[str, str]:
+    """
+    Bring the pages up to date.
+
+    :param runs: any
+    :param references: random and reference return of each environment
+    :return: what was written, by the name of its markers
+    """
+    found = parts(runs, references)
+    for page in PAGES:
+        update_page(page, found)
+    return found

@@ -1,0 +1,262 @@
+"""
+The Hessian, formed: ``python -m benchmarks.naive_hessian``.
+
+"One could of course loop over each element of the vector": this does so, and compares it with the products that conjugate
+gradients need. The KL's gradient is differentiated once for each of its P elements, each giving a row of the (P, P) Hessian,
+and the direction is then a dense solve with H + λI; on the other side stand the operator, its preconditioner and the whole
+solve as ``TRPO`` does it. HalfCheetah-v5, two hidden layers of growing width, N = 2048 real states, one thread.
+
+Each side of each width has a process of its own. Time is that process's CPU time, memory the kernel's high-water mark above
+what was there before. Where forming all rows would take longer than a few minutes, :data:`SAMPLED` rows are timed and the
+rest is taken to cost the same; the matrix is still there in full, but is not solved with. Where it and the solve's own copy no
+longer fit into the memory that is free, nothing is measured.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch as th
+from matplotlib.figure import Figure
+
+from benchmarks.environment import describe_environment
+from benchmarks.learning import ROOT
+from benchmarks.memory import peak_bytes
+from benchmarks.tables import update_page
+from benchmarks.workloads import Workload, cached_rollout
+from sb3_trpo_fvp import TRPO, conjugate_gradient, fisher_operator
+from sb3_trpo_fvp.networks import LinearizedActor
+from sb3_trpo_fvp.trust_region import SurrogateProblem
+
+RESULTS = ROOT / "benchmarks" / "results" / "naive_hessian.json"
+PAGE = ROOT / "docs" / "benchmarks.md"
+FIGURE = ROOT / "docs" / "figures" / "naive_hessian.png"
+WIDTHS = (4, 8, 16, 32, 64, 128, 256, 512)
+SIDES = ("naive", "products")
+SAMPLED = 256
+MOST_ROWS = 6000
+DAMPING = 0.1
+
+
+def naive(policy: Any, observations: th.Tensor, actions: th.Tensor, g: th.Tensor) -> Callable[[int], object]:
+    """
+    Form the Hessian and solve with it.
+
+    :param policy: at θ_k
+    :param observations: (N, ...)
+    :param actions: not needed
+    :param g: right-hand side, (P,)
+    :return: does it, with so many rows formed
+    """
+
+    def run(rows: int) -> object:
+        actor = LinearizedActor(policy, observations, fisher_operator(policy, observations[:1]).parameters)
+        parameters = actor.parameters
+        with th.no_grad():
+            old = policy.get_distribution(observations).distribution
+            old = type(old)(old.mean.clone(), old.stddev.clone())
+        new = policy.get_distribution(observations).distribution
+        kl = th.distributions.kl_divergence(old, new).sum(dim=1).mean()
+        slope = th.cat([d.reshape(-1) for d in th.autograd.grad(kl, parameters, create_graph=True)])
+        hessian = th.zeros(len(slope), len(slope))
+        for index in range(rows):
+            row = th.autograd.grad(slope[index], parameters, retain_graph=True, materialize_grads=True)
+            hessian[index] = th.cat([d.reshape(-1) for d in row])
+        if rows < len(slope):
+            hessian.fill_(0.0)  # so that all of it is there
+            return None
+        return th.linalg.solve(hessian + DAMPING * th.eye(len(slope)), g)
+
+    return run
+
+
+def products(policy: Any, observations: th.Tensor, actions: th.Tensor, g: th.Tensor) -> Callable[[int], object]:
+    """
+    Solve with products alone, as ``TRPO`` does by default.
+
+    :param policy: at θ_k
+    :param observations: (N, ...)
+    :param actions: for the preconditioner
+    :param g: right-hand side, (P,)
+    :return: does it
+    """
+
+    def run(rows: int) -> object:
+        operator = fisher_operator(policy, observations, actions)
+        return conjugate_gradient(
+            lambda v: operator @ v + DAMPING * v,
+            g,
+            max_steps=15,
+            rtol=0.15,
+            preconditioner=operator.preconditioner(DAMPING),
+        )
+
+    return run
+
+
+def measure(side: str, width: int, folder: Path) -> dict[str, Any]:
+    """
+    Measure one side, in this process.
+
+    :param side: of :data:`SIDES`
+    :param width: of both hidden layers
+    :param folder: where the states are kept
+    :return: P, seconds, bytes, and the rows that were formed; without the last three where the matrix does not fit
+    """
+    th.set_num_threads(1)
+    states = Workload("HalfCheetah-v5", updates_before=0)
+    rollout = cached_rollout(states, folder)
+    model = Workload("HalfCheetah-v5", net_arch=(width, width)).build(TRPO)
+    observations, actions, advantages = (
+        th.as_tensor(model.rollout_buffer.swap_and_flatten(rollout.buffer[name]))
+        for name in ("observations", "actions", "advantages")
+    )
+    operator = fisher_operator(model.policy, observations)
+    g = SurrogateProblem(operator.actor, actions, advantages.flatten()).gradient()
+    size = operator.shape[0]
+    del operator
+    found: dict[str, Any] = {"width": width, "P": size}
+    # The matrix, and one more of its size for the solve.
+    if side == "naive" and 2 * 4 * size**2 > _available():
+        return {**found, "needs": 4 * size**2}
+    run = {"naive": naive, "products": products}[side](model.policy, observations, actions, g)
+    rows = size if size <= MOST_ROWS else SAMPLED
+    run(1)
+    run_seconds = [0.0]
+
+    def timed() -> None:
+        start = time.process_time()
+        run(rows)
+        run_seconds[0] = time.process_time() - start
+
+    memory = peak_bytes(timed)
+    seconds = run_seconds[0]
+    if side == "products":  # so short that one says little
+        again = []
+        for _ in range(10):
+            timed()
+            again.append(run_seconds[0])
+        seconds = float(np.median(again))
+    elif rows < size:
+        seconds *= size / rows
+    return {**found, "seconds": float(f"{seconds:.4g}"), "bytes": memory, "rows": rows if side == "naive" else 0}
+
+
+def _available() -> int:
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return 1024 * int(line.split()[1])
+    msg = "no MemAvailable in /proc/meminfo"
+    raise OSError(msg)
+
+
+def table(results: dict[str, Any]) -> str:
+    """
+    Tabulate.
+
+    :param results: as committed
+    :return: markdown
+    """
+    header = ("hidden layers", "P", "time, Hessian / products", "memory of the Hessian", "of the products")
+    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
+    for left, right in zip(results["naive"], results["products"], strict=True):
+        size = f"{left['width']}-{left['width']}", f"{left['P']:,}"
+        ours = _bytes(right["bytes"])
+        if "seconds" not in left:
+            cells = ("–", f"does not fit: {_bytes(left['needs'])} and as much for the solve", ours)
+        else:
+            whole = left["rows"] == left["P"]
+            memory = ("" if whole else "more than ") + _bytes(left["bytes"])
+            cells = (f"{left['seconds'] / right['seconds']:,.0f}{'' if whole else ' (estimated)'}", memory, ours)
+        lines.append("| " + " | ".join((*size, *cells)) + " |")
+    return "\n".join(lines)
+
+
+def _bytes(value: float) -> str:
+    return f"{value / 2**30:,.1f} GiB" if value >= 2**30 else f"{value / 2**20:,.0f} MiB"
+
+
+def draw(results: dict[str, Any], path: Path = FIGURE) -> None:
+    """
+    Draw time and memory against P.
+
+    :param results: as committed
+    :param path: the file to write
+    """
+    figure = Figure(figsize=(9.2, 3.6), layout="constrained")
+    panels = figure.subplots(1, 2)
+    unit = results["products"][0]["seconds"]
+    for side, color, label in zip(SIDES, ("#d55e00", "#0072b2"), ("Hessian formed row by row", "products"), strict=True):
+        done = [row for row in results[side] if "seconds" in row]
+        whole = [row for row in done if side == "products" or row["rows"] == row["P"]]
+        for axes, key, scale in zip(panels, ("seconds", "bytes"), (unit, 2**20), strict=True):
+            axes.plot([row["P"] for row in done], [row[key] / scale for row in done], "--", color=color, lw=1)
+            axes.plot([row["P"] for row in whole], [row[key] / scale for row in whole], "-o", color=color, ms=4, label=label)
+            rest = [row for row in done if row not in whole]
+            axes.plot([row["P"] for row in rest], [row[key] / scale for row in rest], "o", color=color, ms=5, mfc="white")
+    for row in (row for row in results["naive"] if "seconds" not in row):
+        panels[1].plot([row["P"]], [row["needs"] / 2**20], "x", color="#d55e00", ms=8, mew=2)
+        panels[1].annotate(" does not fit", (row["P"], row["needs"] / 2**20), ha="right", va="bottom", fontsize=8)
+    panels[0].set(ylabel="time, smallest solve by products = 1")
+    panels[1].set(ylabel="peak memory, MiB")
+    for axes in panels:
+        axes.set(xscale="log", yscale="log", xlabel="parameters of the actor, P")
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].legend(frameon=False)
+    figure.suptitle("one direction (H + λI)s = g; hollow: from a sample of the rows", fontsize=10)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """
+    Measure and write the page.
+
+    :param arguments: the command line
+    """
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.naive_hessian", description="Form the Hessian, for once.")
+    parser.add_argument("--widths", type=int, nargs="+", default=list(WIDTHS), help="of both hidden layers")
+    parser.add_argument("--table", action="store_true", help="measure nothing: write the page from the committed results")
+    parser.add_argument("--worker", choices=SIDES, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.worker:
+        print(json.dumps(measure(options.worker, options.widths[0], options.folder)))
+        return
+    if not options.table:
+        results: dict[str, Any] = {"environment": describe_environment(), **{side: [] for side in SIDES}}
+        with tempfile.TemporaryDirectory() as folder:
+            for width in options.widths:
+                for side in SIDES:
+                    worker = [
+                        sys.executable,
+                        "-m",
+                        "benchmarks.naive_hessian",
+                        "--worker",
+                        side,
+                        "--widths",
+                        str(width),
+                        "--folder",
+                        folder,
+                    ]
+                    done = subprocess.run(worker, cwd=ROOT, capture_output=True, text=True, check=True)
+                    results[side].append(json.loads(done.stdout.splitlines()[-1]))
+                    print(side, results[side][-1], flush=True)
+        RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    results = json.loads(RESULTS.read_text(encoding="utf-8"))
+    text = table(results)
+    update_page(PAGE, {"naive": text})
+    draw(results)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
