@@ -134,6 +134,10 @@ def work_of(runs: list[dict[str, Any]]) -> Work:
         train=median("update_cpu") - median("rollout_cpu"),
         messages=median("messages"),
         size=median("megabytes") * 1e6,
+        fit=median("fit"),
+        fit_messages=median("fit_messages"),
+        fit_size=median("fit_megabytes") * 1e6,
+        gathered=median("gathered_megabytes") * 1e6,
     )
 
 
@@ -189,8 +193,10 @@ def report(results: dict[str, Any]) -> str:
     for name, fields in results["works"].items():
         work = Work(**fields)
         cells = [f"{efficiency(work, link, ranks):.0%}" for ranks in RANKS]
-        rows.append((name, f"{work.messages:.0f}", f"{work.size / 1e6:.1f}", *cells, f"{most_ranks(work, link):,}"))
-    header = ("setting", "messages", "MB", *(f"{ranks} ranks" for ranks in RANKS), "ranks at 50 %")
+        few, many = work.on(RANKS[0]), work.on(RANKS[-1])
+        messages = f"{few.messages:.0f} / {many.messages:.0f}"
+        rows.append((name, messages, f"{few.size / 1e6:.1f} / {many.size / 1e6:.1f}", *cells, f"{most_ranks(work, link):,}"))
+    header = ("setting", "messages, few / many ranks", "MB", *(f"{ranks} ranks" for ranks in RANKS), "ranks at 50 %")
     table = "\n".join("| " + " | ".join(line) + " |" for line in (header, ("---",) * len(header), *rows))
     loads = [load for load in results["loads"] if load is not None]
     busy = f", load average {min(loads):.1f} to {max(loads):.1f}" if loads else ""

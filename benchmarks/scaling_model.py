@@ -2,10 +2,15 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import numpy as np
+
+from sb3_trpo_fvp.critic import _MOST_RANKS
+
+GATHERING_MESSAGES = 10
+"""To bring the states together: batch sizes, features, returns and the order of the minibatches."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +46,12 @@ class Work:
     :param rollout: seconds that it takes to make them
     :param rollout_std: by how much that varies from update to update, and so from rank to rank
     :param train: seconds of actor step and critic fit, without communication
-    :param messages: collective operations
+    :param messages: collective operations, if the minibatches of an Adam critic are averaged
     :param size: bytes handed in to them
+    :param fit: seconds of the critic fit, part of ``train``, where few ranks bring the states together instead
+    :param fit_messages: of ``messages``, those of the fit; 0 where it is always done together
+    :param fit_size: of ``size``, the bytes of those
+    :param gathered: bytes of this rank's states
     """
 
     states: int
@@ -51,6 +60,27 @@ class Work:
     train: float
     messages: float
     size: float
+    fit: float = 0.0
+    fit_messages: float = 0.0
+    fit_size: float = 0.0
+    gathered: float = 0.0
+
+    def on(self, ranks: int) -> "Work":
+        """
+        Choose as the critic does: few ranks bring their states together and fit all of them, each for itself.
+
+        :param ranks: W
+        :return: what a rank does then; a fit of W times the states is taken to cost W times as much
+        """
+        if not 1 < ranks <= _MOST_RANKS or not self.fit_messages:
+            return self
+        return replace(
+            self,
+            train=self.train + (ranks - 1) * self.fit,
+            messages=self.messages - self.fit_messages + GATHERING_MESSAGES,
+            # A ring passes all but one part on; in units of an all-reduce, which sends 2 (W - 1) / W of its bytes.
+            size=self.size - self.fit_size + self.gathered * ranks / 2,
+        )
 
 
 def fit_link(samples: Sequence[tuple[int, int, float]]) -> Link:
@@ -86,6 +116,7 @@ def update_seconds(work: Work, link: Link, ranks: int) -> float:
     :param ranks: W
     :return: seconds
     """
+    work = work.on(ranks)
     waiting = work.rollout_std * slowest_of(ranks)
     return work.rollout + waiting + work.train + link.seconds(ranks, work.messages, work.size)
 
@@ -111,7 +142,10 @@ def most_ranks(work: Work, link: Link, least: float = 0.5) -> int:
     :param least: the efficiency that is still worth it
     :return: the largest number of ranks that reaches it, 1,000,000 at most
     """
-    low, high = 1, 1_000_000
+    few = [ranks for ranks in range(1, _MOST_RANKS + 1) if efficiency(work, link, ranks) >= least]
+    if efficiency(work, link, _MOST_RANKS + 1) < least:
+        return max(few)
+    low, high = _MOST_RANKS + 1, 1_000_000
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if efficiency(work, link, middle) >= least else (low, middle - 1)

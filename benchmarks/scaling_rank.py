@@ -17,6 +17,7 @@ import sb3_trpo_fvp.trpo
 from sb3_trpo_fvp import TRPO
 from sb3_trpo_fvp.distributed import Communicator
 from sb3_trpo_fvp.distributed.launch import torchrun
+from sb3_trpo_fvp.parameters import split_parameters
 
 UNCOUNTED = 10
 """Messages that one process does not even send to itself: two each for the rollout's report, the running statistics and the
@@ -101,6 +102,10 @@ def learn(options: argparse.Namespace, comm: Communicator) -> dict[str, Any]:
         return statistics.median(numbers.get(key, 0.0) for numbers in clock.logged[1:])
 
     alone = comm.world_size == 1
+    adam = model.critic == "adam"
+    states = kwargs["n_steps"] * options.n_envs
+    critic = split_parameters(model.policy, th.as_tensor(env.reset())).critic
+    fit_messages = model.n_critic_updates * -(-states // kwargs["batch_size"]) if adam else 0
     return {
         "update": update[0],
         "update_cpu": update[1],
@@ -108,7 +113,11 @@ def learn(options: argparse.Namespace, comm: Communicator) -> dict[str, Any]:
         "rollout_cpu": rollout[1],
         "rollout_cpu_std": float(np.std((ends - starts[:-1])[:, 1], ddof=1)),
         "steps_per_second": per_update / update[0],
-        "states": kwargs["n_steps"] * options.n_envs,
+        "states": states,
+        "fit": median("trust_region/critic_seconds"),
+        "fit_messages": fit_messages,
+        "fit_megabytes": fit_messages * 4e-6 * sum(parameter.numel() for parameter in critic),
+        "gathered_megabytes": states * 4e-6 * (env.observation_space.shape[0] + 1),
         "parameters": sum(parameter.numel() for parameter in model.policy.parameters()),
         "cg_steps": median("trust_region/cg_steps"),
         "communication": median("distributed/seconds"),

@@ -93,6 +93,20 @@ class ValueFunction:
     def _stack(self) -> Stack | None:
         return critic_stack(self.policy, self._split.critic)
 
+    def of_all_ranks(self) -> "ValueFunction | None":
+        """
+        Bring the states of all ranks here, so that nothing is left to ask of the others.
+
+        :return: the critic on the states of all, None where it needs more of them than features that stand still
+        """
+        features = self._features
+        if self.comm.world_size == 1 or features is None:
+            return None
+        whole = ValueFunction(self.policy, self._split, self._observations)
+        whole._features = self.comm.concatenate(features)
+        whole.size = len(whole._features)
+        return whole
+
     def __call__(self, index: th.Tensor | None = None) -> th.Tensor:
         """
         Predict values.
@@ -177,9 +191,18 @@ class CriticFit(ABC):
         """
 
 
+_MOST_RANKS = 8
+_CHEAP_MINIBATCH = 2**22
+"""Parameters times states up to which a rank computes a minibatch sooner than it sends a message about it."""
+
+
 class AdamCritic(CriticFit):
     """
     Epochs of minibatches with the policy's own optimizer, whatever it is, as sb3-contrib does.
+
+    Several ranks either average the gradients of every minibatch, or, where a minibatch is computed sooner than sent (few
+    ranks, a small network, features that stand still), bring all states together once and each do the whole fit, bit for
+    bit the same.
 
     :param n_epochs: passes over the rollout
     :param batch_size: states in a minibatch
@@ -195,14 +218,21 @@ class AdamCritic(CriticFit):
         # Gradients lie on the critic's parameters alone: an optimizer passes over those that have none.
         optimizer.zero_grad(set_to_none=True)
         gradient = flatten([th.zeros_like(parameter) for parameter in values.parameters])
+        comm, batch_size, permute = values.comm, self.batch_size, np.random.permutation
+        if 1 < comm.world_size <= _MOST_RANKS:
+            batch_sizes = comm.gather(batch_size)
+            whole = values.of_all_ranks() if max(batch_sizes) * len(gradient) <= _CHEAP_MINIBATCH else None
+            if whole is not None:
+                values, returns, batch_size = whole, comm.concatenate(returns), sum(batch_sizes)
+                permute = np.random.default_rng(comm.broadcast(np.random.randint(2**31))).permutation
         for parameter, piece in zip(values.parameters, unflatten(gradient, values.parameters), strict=True):
             parameter.grad = piece
         losses = []
-        num_minibatches = values.comm.largest(-(-values.size // self.batch_size))
+        num_minibatches = values.comm.largest(-(-values.size // batch_size))
         with _fused(optimizer):
             for _ in range(self.n_epochs):
-                permutation = th.as_tensor(np.random.permutation(values.size), device=returns.device)
-                for predicted, targets in values.minibatches(returns, permutation, self.batch_size, num_minibatches):
+                permutation = th.as_tensor(permute(values.size), device=returns.device)
+                for predicted, targets in values.minibatches(returns, permutation, batch_size, num_minibatches):
                     error = predicted.outputs[0] - targets
                     # The gradient of the mean of the squared errors.
                     predicted.vjp([error * (2.0 / max(len(error), 1))], out=gradient.zero_())

@@ -23,7 +23,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnvWrapper, VecNormalize
 
-from sb3_trpo_fvp import TRPO
+from sb3_trpo_fvp import TRPO, critic
 from sb3_trpo_fvp.cli import main
 from sb3_trpo_fvp.distributed import RankFailure, communicator
 from sb3_trpo_fvp.distributed.agreement import checksum, odd_ones_out
@@ -43,8 +43,9 @@ SPLITS = {
     "thinned": (4, 4),
     "gauss_newton_critic": (3, 5),
     "written_out": (3, 5),
+    "averaged_minibatches": (3, 5),
 }
-SINGLE = {"written_out"}
+SINGLE = {"written_out", "averaged_minibatches"}
 """Cases of a plain policy in single precision, which takes the shorter ways: layers written out, the preconditioner."""
 PER_RANK = 2
 
@@ -132,7 +133,10 @@ def _train_on(model: TRPO, rollout: dict[str, Any], single: bool = False) -> dic
 
 def _exactness_rank(rank: int, rollout: dict[str, Any]) -> dict[str, Any]:
     outcomes = {}
+    few = critic._MOST_RANKS
     for case, split in SPLITS.items():
+        # The others bring all states together, since a rank fits so small a critic sooner than it sends a message.
+        critic._MOST_RANKS = 1 if case == "averaged_minibatches" else few
         env = make_vec_env("Pendulum-v1", n_envs=split[rank])
         model = TRPO("MlpPolicy", env, **_options(case, batch_size=N_STEPS * split[rank]))
         model._setup_learn(1)
@@ -192,6 +196,12 @@ def test_two_ranks_log_the_numbers_of_one_process(exactness: Any, case: str) -> 
             tolerance = 1e-4 if key == "train/explained_variance" else 5e-3 if case in SINGLE else 1e-7
             assert ranks[0][case]["logged"][key] == pytest.approx(expected, rel=tolerance, abs=1e-9), key
     assert ranks[0][case]["logged"]["distributed/world_size"] == 2
+
+
+def test_a_small_critic_is_fitted_without_a_message_a_minibatch(exactness: Any) -> None:
+    """Bringing the states together takes 10 messages; averaging them takes 2 and one for each of the 4 minibatches."""
+    together, averaged = (exactness[1][0][case]["logged"] for case in ("written_out", "averaged_minibatches"))
+    assert together["distributed/messages"] - averaged["distributed/messages"] == 10 - (2 + 4)
 
 
 def test_what_is_not_finite_on_one_rank_stops_the_update_of_all(exactness: Any) -> None:
@@ -386,7 +396,7 @@ def test_a_fault_of_one_rank_stops_the_others_and_is_named(tmp_path: Path, fault
 SCRIPT = """
 import os, signal
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
-from sb3_trpo_fvp import TRPO
+from sb3_trpo_fvp import TRPO, critic
 from sb3_trpo_fvp.cli import main
 from sb3_trpo_fvp.distributed import communicator
 from sb3_trpo_fvp.distributed.launch import torchrun

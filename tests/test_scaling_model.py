@@ -39,6 +39,20 @@ def test_scaling_ends_where_half_of_the_ideal_is_left_and_fewer_messages_move_it
     assert most_ranks(replace(WORK, train=0.1), LINK) < point
 
 
+def test_few_ranks_bring_their_states_together() -> None:
+    work = replace(WORK, fit=0.1, fit_messages=160, fit_size=1.6e7, gathered=1e6)
+    two = work.on(2)
+    assert two.train == pytest.approx(WORK.train + 0.1)
+    assert two.messages == 200 - 160 + 10
+    # An all-gather of W parts sends W - 1 of them over each link, an all-reduce of S bytes 2 (W - 1) / W of S.
+    assert LINK.seconds(2, 0, two.size - (2e7 - 1.6e7)) == pytest.approx(1e6 / LINK.bandwidth)
+    assert work.on(1) == work
+    assert work.on(9) == work
+    slow = Link(latency=5e-3, bandwidth=1e9)
+    assert update_seconds(work, slow, 2) < update_seconds(WORK, slow, 2)
+    assert most_ranks(work, slow) > most_ranks(WORK, slow)
+
+
 @pytest.mark.parametrize("name", KNOBS)
 def test_every_knob_is_an_argument(name: str) -> None:
     TRPO("MlpPolicy", "CartPole-v1", **{"n_steps": 1024, "batch_size": 128, "device": "cpu", **KNOBS[name]})
@@ -53,6 +67,10 @@ def test_the_report_is_written_from_the_results() -> None:
         "states": 2048,
         "messages": 200,
         "megabytes": 20,
+        "fit": 0.2,
+        "fit_messages": 160,
+        "fit_megabytes": 16,
+        "gathered_megabytes": 3,
     }
     cpu = {"update_cpu": 1.25, "rollout_cpu": 1.0, "rollout_cpu_std": 0.05}
     results = {

@@ -47,6 +47,15 @@ class Communicator:
         """
         return [value]
 
+    def concatenate(self, tensor: th.Tensor) -> th.Tensor:
+        """
+        Put the rows of all ranks together.
+
+        :param tensor: this rank's, (n, ...); n may differ from rank to rank
+        :return: the rows of rank 0, then those of rank 1 and so on, (Σn, ...)
+        """
+        return tensor
+
     def broadcast(self, value: T) -> T:
         """
         Take an object over from rank 0.

@@ -50,6 +50,16 @@ class ProcessGroup(Communicator):
         self._run(dist.all_gather_object, gathered, pickled, size=len(pickled), messages=2)
         return [pickle.loads(item) for item in gathered]
 
+    def concatenate(self, tensor: th.Tensor) -> th.Tensor:
+        """Put the rows of all ranks together, see :meth:`Communicator.concatenate`."""
+        rows = self.gather(len(tensor))
+        # Backends gather tensors of one shape only.
+        own = self._to_wire(tensor.new_zeros(max(rows), *tensor.shape[1:]))
+        own[: len(tensor)] = tensor
+        parts = [th.empty_like(own) for _ in rows]
+        self._run(dist.all_gather, parts, own, size=own.numel() * own.element_size())
+        return th.cat([part[:count] for part, count in zip(parts, rows, strict=True)]).to(tensor.device)
+
     def broadcast(self, value: T) -> T:
         """Take an object over from rank 0, see :meth:`Communicator.broadcast`."""
         box = [pickle.dumps(value) if self.rank == 0 else b""]
