@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch as th
+from torch import nn
 
 from sb3_trpo_fvp.layers import LinearLayer
 from sb3_trpo_fvp.networks import LinearizedActor
@@ -23,6 +24,8 @@ Average = Callable[[Sequence[th.Tensor]], Sequence[th.Tensor]]
 """Averages over states, of this process to those of all."""
 
 _SMALLEST_DAMPING = 1e-6
+_STATES, _STATES_PER_ROW = 1024, 4
+"""Of how many states the factors are means, at least, and how many for each row of the largest: more save no product."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,15 @@ def kronecker_preconditioner(
 
 def _factors(actor: LinearizedActor, actions: th.Tensor) -> tuple[list[LinearLayer], list[th.Tensor], list[th.Tensor]] | None:
     """Return the layers with parameters, and E[aaᵀ] and E[ggᵀ] of each; None where another kind has parameters."""
+    stack = actor.stack
+    if stack is None:
+        return None
+    trained = [module for module in stack.layers if any(parameter in stack.slots for parameter in module.parameters())]
+    if any(type(module) is not nn.Linear or not stack.slots.keys() >= set(module.parameters()) for module in trained):
+        return None
+    widest = max((max(module.weight.shape) for module in trained if isinstance(module, nn.Linear)), default=1)
+    step = max(1, actor.size // max(_STATES, _STATES_PER_ROW * widest))
+    used = sum(len(range(*piece.indices(actor.size)[:2], step)) for piece in actor.pieces)
     layers: list[LinearLayer] = []
     inputs: list[th.Tensor] = []
     outputs: list[th.Tensor] = []
@@ -105,18 +117,21 @@ def _factors(actor: LinearizedActor, actions: th.Tensor) -> tuple[list[LinearLay
         score = actor.score(piece, actions)
         if score is None:
             return None
-        phi = actor.written_out(piece)
-        reached = [(layer, g) for layer, g in phi.backward(score) if layer.has_parameters]
-        if any(not isinstance(layer, LinearLayer) or layer.partly_frozen for layer, _ in reached):
-            return None
-        layers = [layer for layer, _ in reached if isinstance(layer, LinearLayer)]
+        backward = actor.written_out(piece).every(step).backward([u[::step] for u in score])
+        reached = [(layer, g) for layer, g in backward if isinstance(layer, LinearLayer) and layer.has_parameters]
+        layers = [layer for layer, _ in reached]
         if not inputs:
             inputs = [layer.weight.new_zeros(layer.num_inputs, layer.num_inputs) for layer in layers]
             outputs = [layer.weight.new_zeros(len(layer.weight), len(layer.weight)) for layer in layers]
-        for layer, (_, g), aa, gg in zip(layers, reached, inputs, outputs, strict=True):
-            a = layer.x if layer.bias_slot is None else th.cat([layer.x, layer.x.new_ones(len(layer.x), 1)], dim=1)
-            aa.addmm_(a.t(), a, alpha=1.0 / actor.size)
-            gg.addmm_(g.t(), g, alpha=1.0 / actor.size)
+        for (layer, g), aa, gg in zip(reached, inputs, outputs, strict=True):
+            columns = layer.x.shape[1]
+            aa[:columns, :columns].addmm_(layer.x.t(), layer.x, alpha=1.0 / used)
+            if layer.bias_slot is not None:  # a column of ones
+                mean = layer.x.sum(0).div_(used)
+                aa[columns, :columns] += mean
+                aa[:columns, columns] += mean
+                aa[columns, columns] += len(layer.x) / used
+            gg.addmm_(g.t(), g, alpha=1.0 / used)
     return layers, inputs, outputs
 
 

@@ -10,9 +10,10 @@ bookkeeping: with activations A_l, activation slopes D_l, weights W_l and a dire
 Networks are recognised by what they are; see :func:`actor_stack` and :func:`critic_stack`.
 """
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 import torch as th
 from torch import nn
@@ -33,6 +34,19 @@ class Layer(ABC):
 
     has_parameters: bool = False
     """Whether there are any to differentiate in."""
+    kept: ClassVar[tuple[str, ...]] = ()
+    """Names of the tensors, a row a state, that forward keeps."""
+
+    def every(self, step: int) -> "Layer":
+        """
+        Look at some of the states.
+
+        :param step: every how many
+        :return: this layer as if it had seen no others
+        """
+        twin = copy.copy(self)
+        vars(twin).update({name: rows[::step] for name in self.kept if (rows := getattr(self, name)) is not None})
+        return twin
 
     @abstractmethod
     def forward(self, x: th.Tensor) -> th.Tensor:
@@ -75,6 +89,7 @@ class Layer(ABC):
 class _Affine(Layer):
     """What linear and convolutional layers share: a weight, maybe a bias, and their places in the flat vector."""
 
+    kept = ("x",)
     x: th.Tensor
 
     def __init__(self, module: nn.Linear | nn.Conv2d, slots: Slots, follow: bool):
@@ -86,7 +101,6 @@ class _Affine(Layer):
         self.weight_slot = slots.get(module.weight)
         self.bias_slot = None if module.bias is None else slots.get(module.bias)
         self.has_parameters = self.weight_slot is not None or self.bias_slot is not None
-        self.partly_frozen = (module.bias is not None) and (self.weight_slot is None) != (self.bias_slot is None)
 
     def d_weight(self, v: th.Tensor) -> th.Tensor | None:
         """View the weight's part of a flat vector, None if it is frozen."""
@@ -196,6 +210,7 @@ def apply(module: nn.Module, x: th.Tensor) -> th.Tensor:
 class _Elementwise(Layer):
     """An activation function, by its slope at the input."""
 
+    kept = ("_output", "_slope")
     _output: th.Tensor
     _slope: th.Tensor | None = None
 
@@ -238,7 +253,7 @@ class _Flatten(Layer):
         return None if tangent is None else tangent.flatten(1)
 
     def pull(self, cotangent: th.Tensor) -> th.Tensor:
-        return cotangent.view(self._shape)
+        return cotangent.view(-1, *self._shape[1:])
 
 
 ELEMENTWISE: frozenset[type[nn.Module]] = frozenset(
@@ -311,6 +326,20 @@ class StackLinearization(Linearization):
             self.outputs = (x, self._std)
         elif self._sizes is not None:
             self.outputs = th.split(x, list(self._sizes), dim=1)
+
+    def every(self, step: int) -> "StackLinearization":
+        """
+        Look at some of the states: views, no arithmetic.
+
+        :param step: every how many
+        :return: the derivative there
+        """
+        twin = copy.copy(self)
+        twin._layers = [layer.every(step) for layer in self._layers]
+        twin.head = self.head[::step]
+        twin.outputs = tuple(output[::step] for output in self.outputs)
+        twin._std = None if self._std is None else self._std[::step]
+        return twin
 
     @th.no_grad()
     def jvp(self, v: th.Tensor) -> tuple[th.Tensor, ...]:

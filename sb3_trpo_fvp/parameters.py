@@ -1,5 +1,6 @@
 """Which parameters are the actor's, which the critic's, and flat views of them."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -151,7 +152,8 @@ def all_finite(values: PyTorchObs | Iterable[th.Tensor]) -> bool:
     :return: whether there is none
     """
     if isinstance(values, th.Tensor):
-        return bool(th.isfinite(values).all())
+        # One sum sees every element, several times sooner; of finite numbers it may overflow.
+        return math.isfinite(values.detach().sum()) or bool(th.isfinite(values).all())
     return all(map(all_finite, values.values() if isinstance(values, dict) else values))
 
 

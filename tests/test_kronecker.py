@@ -27,8 +27,9 @@ def test_it_is_symmetric_and_positive_definite(distribution: str, damping: float
     assert float(th.linalg.eigvalsh(matrix)[0]) > 0.0
 
 
-def test_it_is_the_inverse_where_the_fisher_matrix_is_a_kronecker_product() -> None:
+def test_it_is_the_inverse_where_the_fisher_matrix_is_a_kronecker_product(monkeypatch: pytest.MonkeyPatch) -> None:
     """A linear Gaussian policy: scores do not depend on states. Many actions in each state stand for their expectation."""
+    monkeypatch.setattr("sb3_trpo_fvp.kronecker._STATES", 10**9)
     policy = make_policy("gaussian", "linear")
     states = th.randn(20, 4)
     observations = states.repeat(2000, 1)
@@ -77,6 +78,25 @@ def test_few_steps_predict_more_improvement(kind: str) -> None:
     # The residual that the solver reports is the one there is.
     residual = float(th.linalg.vector_norm(g - damped(short.value)))
     assert residual == pytest.approx(short.residual_norm, rel=0.05)
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "multi_categorical"])
+def test_of_many_states_some_are_looked_at(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = make_policy(kind)
+    observations, actions = make_batch(policy, 43)
+    some = fisher_operator(policy, observations[::4], actions[::4]).preconditioner(0.1)
+    op = fisher_operator(policy, observations, actions, kind="gauss_newton", chunk_size=20)
+    monkeypatch.setattr("sb3_trpo_fvp.kronecker._STATES", 10)
+    monkeypatch.setattr("sb3_trpo_fvp.kronecker._STATES_PER_ROW", 0)
+    thinned = op.preconditioner(0.1)
+    assert some is not None
+    assert thinned is not None
+    v = th.randn(op.shape[0], dtype=th.float64)
+    # The second chunk of 20 begins at a multiple of 4, so that both look at the same states.
+    assert th.allclose(thinned(v), some(v), rtol=1e-8)
+    before = op @ v
+    assert th.equal(before, op @ v), "products are of all states, still"
+    assert not th.allclose(before, fisher_operator(policy, observations[::4], actions[::4]) @ v)
 
 
 def test_averaged_halves_are_the_whole() -> None:
