@@ -29,6 +29,7 @@ from benchmarks.tables import update_page
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "scaling" / "scaling.json"
+PARTIAL = RESULTS.with_suffix(".partial")
 PAGE = ROOT / "docs" / "distributed.md"
 NETWORK_LATENCY = 20e-6
 """Assumed: seconds of one hop over a 10 Gbit/s network beside the software's."""
@@ -78,16 +79,26 @@ def run_apart(processes: int, *arguments: str) -> list[Any]:
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """
-    Measure everything.
+    Measure everything; what is done is kept, so that an interrupted measurement goes on.
 
     :param options: the command line
     :return: for JSON
     """
     learn = ["--env", options.env, "--n-envs", str(options.n_envs), "--updates", str(options.updates)]
-    runs: dict[str, dict[str, list[Any]]] = {critic: {"1": [], "2": [], "apart": []} for critic in CRITICS}
-    loads = []
-    for turn in range(options.pairs):
-        loads.append(load_average())
+    environment = describe_environment(options.note)
+    results: dict[str, Any] = {
+        "env": options.env,
+        "n_envs": options.n_envs,
+        "environment": environment,
+        "loads": [],
+        "runs": {critic: {"1": [], "2": [], "apart": []} for critic in CRITICS},
+    }
+    if PARTIAL.exists():
+        done = json.loads(PARTIAL.read_text(encoding="utf-8"))
+        results = done if done["environment"] == environment else results
+    runs = results["runs"]
+    for turn in range(len(results["loads"]), options.pairs):
+        load = load_average()
         for critic, params in CRITICS.items():
             arguments, own = [*learn, "--params", json.dumps(params)], runs[critic]
             for ranks in (1, 2) if turn % 2 == 0 else (2, 1):
@@ -99,21 +110,17 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                 f"{apart / one:.2f} × without communication",
                 flush=True,
             )
-    samples = [sample for ranks in (2, 4) for sample in run_ranks(ranks, "--what", "all-reduce")]
-    works = {}
+        results["loads"].append(load)
+        PARTIAL.parent.mkdir(parents=True, exist_ok=True)
+        PARTIAL.write_text(json.dumps(results), encoding="utf-8")
+    results["all_reduces"] = [sample for ranks in (2, 4) for sample in run_ranks(ranks, "--what", "all-reduce")]
+    results["works"] = {}
     for name, params in KNOBS.items():
-        own = [run_ranks(1, *learn, "--params", json.dumps(params))] if params else runs["adam"]["1"]
-        works[name] = asdict(work_of(own))
+        alone = [run_ranks(1, *learn, "--params", json.dumps(params))] if params else runs["adam"]["1"]
+        results["works"][name] = asdict(work_of(alone))
         print(f"one rank, {name}: done", flush=True)
-    return {
-        "env": options.env,
-        "n_envs": options.n_envs,
-        "environment": describe_environment(options.note),
-        "loads": loads,
-        "runs": runs,
-        "all_reduces": samples,
-        "works": works,
-    }
+    PARTIAL.unlink()
+    return results
 
 
 def work_of(runs: list[dict[str, Any]]) -> Work:
@@ -234,7 +241,6 @@ def main() -> None:
     options = parser.parse_args()
     if not options.report_only:
         results = measure(options)
-        RESULTS.parent.mkdir(parents=True, exist_ok=True)
         RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     text = report(json.loads(RESULTS.read_text(encoding="utf-8")))
     update_page(PAGE, {"scaling": text})

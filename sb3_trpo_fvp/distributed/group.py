@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch as th
 import torch.distributed as dist
@@ -118,11 +119,8 @@ class ProcessGroup(Communicator):
         return tensor if tensor.device.type in self._devices else tensor.to(self._devices[0])
 
 
-def _world() -> Any:
-    return dist.group.WORLD
-
-
-_current: tuple[Any, ProcessGroup] | None = None
+# A group, and the store behind it, that is still held when the interpreter ends takes the process down with it.
+_known: WeakKeyDictionary[Any, ProcessGroup] = WeakKeyDictionary()
 
 
 def process_group() -> ProcessGroup:
@@ -131,7 +129,7 @@ def process_group() -> ProcessGroup:
 
     :return: the same object for as long as the group exists
     """
-    global _current
-    if _current is None or _current[0] is not _world():
-        _current = (_world(), ProcessGroup())
-    return _current[1]
+    world: Any = dist.group.WORLD
+    if world not in _known:
+        _known[world] = ProcessGroup()
+    return _known[world]
