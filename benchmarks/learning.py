@@ -3,8 +3,9 @@ The learning benchmark: ``python -m benchmarks.learning``.
 
 Runs are those of the sweep file that users have, done by ``sb3-trpo-fvp sweep benchmark`` through RL-Zoo's own training.
 ``--collect FOLDER ...`` takes what is finished out of sweeps' folders, the evaluations and what each run cost, into
-``benchmarks/results/learning``, one small file a run, so that any machine can go on with the others. Without it, tables and
-figures are drawn from those files, and the pages are rewritten.
+``benchmarks/results/learning``, one small file a run, so that any machine can go on with the others; ``--collect-defaults``
+does so for the sweep ``defaults``, the import swap. Without either, tables and figures are drawn from those files, and the
+pages are rewritten.
 
 The final return of a run is the mean over the episodes of its last three evaluations. Normalised returns have 0 at the
 return of uniformly random actions and 1 at the reference of ``reference_scores.json``. Times are CPU seconds of the run's one
@@ -26,17 +27,17 @@ from sb3_trpo_fvp.zoo.results import Result, load_results
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "learning"
+DEFAULTS = ROOT / "benchmarks" / "results" / "defaults"
 REFERENCES = ROOT / "benchmarks" / "reference_scores.json"
 BASELINE = "trpo"
-OWN = "trpo_fvp fisher=gauss_newton"
+OWN = "trpo_fvp"
 LIKE_FOR_LIKE = "kl_reduction=mean damped_beta=True conf_file=trpo.yml"
 NAMES = {
     BASELINE: "sb3-contrib",
     f"trpo_fvp fisher=gauss_newton {LIKE_FOR_LIKE}": "Gauss-Newton, like for like",
     f"trpo_fvp fisher=kl_hessian {LIKE_FOR_LIKE}": "KL Hessian, like for like",
-    OWN: "Gauss-Newton",
-    "trpo_fvp fisher=kl_hessian": "KL Hessian",
-    "trpo_fvp fisher=empirical": "empirical Fisher",
+    f"trpo_fvp fisher=empirical {LIKE_FOR_LIKE}": "empirical Fisher, like for like",
+    OWN: "this project's own",
 }
 """What the pages call the algorithms of the sweep file."""
 LAST = 3
@@ -58,7 +59,6 @@ class Run:
     :param seconds: CPU time of learning up to each evaluation, (n,); NaN where it was not written down
     :param kl: joint KL(old ‖ new) of each update, nats
     :param target_kl: what the algorithm was given
-    :param kl_over_predicted: joint KL over that of the quadratic model at the step taken, mean; NaN for sb3-contrib
     :param means: of :data:`MEANS`
     :param machine: the processor that it ran on
     """
@@ -71,7 +71,6 @@ class Run:
     seconds: np.ndarray
     kl: np.ndarray
     target_kl: float
-    kl_over_predicted: float
     means: dict[str, float]
     machine: str
 
@@ -108,10 +107,6 @@ def _content(result: Result, machine: str) -> dict[str, Any]:
     steps, returns = result.evaluations()
     clock = result.logged("time/learn_cpu_seconds")
     kl, target = result.logged("trust_region/kl")[1], result.logged("trust_region/target_kl")[1]
-    fraction = result.logged("trust_region/step_fraction")[1]
-    # Refused steps have neither a KL nor a prediction.
-    taken = fraction > 0.0
-    predicted = target[: len(fraction)] * fraction**2
     means = {key: result.logged(key)[1] for key in MEANS}
     return {
         "variant": result.variant,
@@ -121,7 +116,6 @@ def _content(result: Result, machine: str) -> dict[str, Any]:
         "learn_cpu_seconds": np.interp(steps, *clock).round(2).tolist() if len(clock[0]) else None,
         "kl": [float(f"{value:.4g}") for value in kl],
         "target_kl": float(target[0]),
-        "kl_over_predicted": float(np.mean(kl[taken] / predicted[taken])) if taken.any() else None,
         "means": {key: float(f"{values.mean():.6g}") for key, values in means.items() if len(values)},
         "versions": {**result.versions, "cpu": machine},
     }
@@ -140,7 +134,6 @@ def read(results: Path = RESULTS) -> list[Run]:
 def _run(content: dict[str, Any]) -> Run:
     steps = np.asarray(content["steps"])
     seconds = content["learn_cpu_seconds"]
-    ratio = content["kl_over_predicted"]
     return Run(
         variant=content["variant"],
         env=content["parameters"]["env"],
@@ -150,7 +143,6 @@ def _run(content: dict[str, Any]) -> Run:
         seconds=np.full(len(steps), math.nan) if seconds is None else np.asarray(seconds),
         kl=np.asarray(content["kl"]),
         target_kl=content["target_kl"],
-        kl_over_predicted=math.nan if ratio is None else ratio,
         means=content["means"],
         machine=content["versions"]["cpu"],
     )
@@ -207,6 +199,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         metavar="FOLDER",
         help="take the finished runs out of sweeps' folders first",
     )
+    parser.add_argument(
+        "--collect-defaults", type=Path, nargs="+", default=[], metavar="FOLDER", help="likewise, of the sweep `defaults`"
+    )
     parser.add_argument("--random", type=int, metavar="N", help="measure the returns of random actions over N episodes first")
     options = parser.parse_args(arguments)
     references = read_references()
@@ -216,8 +211,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         REFERENCES.write_text(json.dumps(references, indent=1) + "\n", encoding="utf-8")
     for folder in options.collect:
         print(f"{collect(folder)} finished runs in {folder}")
+    for folder in options.collect_defaults:
+        print(f"{collect(folder, DEFAULTS)} finished runs in {folder}")
     runs = read()
-    parts = publish(runs, references)
+    parts = publish(runs, read(DEFAULTS), references)
     draw_all(runs, references)
     print("\n\n".join(parts.values()))
 

@@ -9,15 +9,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.learning import BASELINE, LIKE_FOR_LIKE, NAMES, OWN, ROOT, Run
-from benchmarks.learning_report import REPETITIONS, References, improvement, matched, scores
+from benchmarks.learning import BASELINE, NAMES, OWN, ROOT, Run
+from benchmarks.learning_report import ALIKE, REPETITIONS, References, improvement, matched, scores
 from sb3_trpo_fvp.zoo.measure import bootstrap
 
 FIGURES = ROOT / "docs" / "figures"
 # Apart for every kind of colour vision (Okabe and Ito).
-COLORS = dict(zip(NAMES, ("#d55e00", "#0072b2", "#56b4e9", "#009e73", "#e69f00", "#cc79a7"), strict=True))
-ALIKE = (BASELINE, *(name for name in NAMES if LIKE_FOR_LIKE in name))
-OWNS = (BASELINE, *(name for name in NAMES if name != BASELINE and LIKE_FOR_LIKE not in name))
+COLORS = dict(zip(NAMES, ("#d55e00", "#0072b2", "#56b4e9", "#cc79a7", "#009e73"), strict=True))
 
 
 def draw_curves(runs: Sequence[Run], variants: Sequence[str], path: Path) -> None:
@@ -48,8 +46,8 @@ def draw_curves(runs: Sequence[Run], variants: Sequence[str], path: Path) -> Non
 
 def draw_aggregates(runs: Sequence[Run], references: References, path: Path) -> None:
     """
-    Draw all environments together, each algorithm at its own hyperparameters: interquartile mean over steps, performance
-    profile of the final returns, probability of improvement over the baseline.
+    Draw all environments together: interquartile mean over steps, performance profile of the final returns, probability of
+    improvement over the baseline.
 
     :param runs: any
     :param references: random and reference return of each environment
@@ -57,7 +55,7 @@ def draw_aggregates(runs: Sequence[Run], references: References, path: Path) -> 
     """
     from rliable import library
 
-    variants = [name for name in OWNS if any(run.variant == name for run in runs)]
+    variants = [name for name in NAMES if any(run.variant == name for run in runs)]
     figure = Figure(figsize=(12.6, 3.8), layout="constrained")
     efficiency, profile, chances = figure.subplots(1, 3)
     rows = []
@@ -66,6 +64,10 @@ def draw_aggregates(runs: Sequence[Run], references: References, path: Path) -> 
         if not pair[variant]:
             continue
         matrix = scores(pair[variant], references)
+        if variant != BASELINE and len(matrix) > 1:
+            rows.append((variant, improvement(matrix[:, :, -1], scores(pair[BASELINE], references)[:, :, -1])))
+        if variant in ALIKE[1:]:  # they would lie on Gauss-Newton's
+            continue
         steps = next(iter(pair[variant].values())).steps
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
@@ -78,8 +80,6 @@ def draw_aggregates(runs: Sequence[Run], references: References, path: Path) -> 
         efficiency.fill_between(steps, *spread["x"], color=COLORS[variant], alpha=0.18, lw=0)
         profile.plot(taus, curve["x"], color=COLORS[variant], lw=1.5)
         profile.fill_between(taus, *profile_spread["x"], color=COLORS[variant], alpha=0.18, lw=0)
-        if variant != BASELINE and len(matrix) > 1:
-            rows.append((variant, improvement(matrix[:, :, -1], scores(pair[BASELINE], references)[:, :, -1])))
     efficiency.set(title="interquartile mean", xlabel="steps", ylabel="normalised return")
     efficiency.xaxis.set_major_formatter(_thousands)
     profile.set(
@@ -89,7 +89,7 @@ def draw_aggregates(runs: Sequence[Run], references: References, path: Path) -> 
         chances.plot([low, high], [index, index], color=COLORS[variant], lw=6, alpha=0.35, solid_capstyle="butt")
         chances.plot([middle], [index], "o", color=COLORS[variant])
     chances.axvline(0.5, color="0.4", lw=1, ls="--")
-    chances.set_yticks(range(len(rows)), [NAMES[variant] for variant, _ in rows])
+    chances.set_yticks(range(len(rows)), [NAMES[variant].replace(", ", ",\n") for variant, _ in rows])
     chances.set(title="P(ends above a run of sb3-contrib's)", xlim=(0, 1), ylim=(-0.6, max(len(rows), 1) - 0.4))
     _finish(figure, "all environments; bands and bars: 95 % stratified bootstrap intervals", path)
 
@@ -130,7 +130,8 @@ def draw_all(runs: Sequence[Run], references: References, folder: Path = FIGURES
     :param folder: where to
     """
     if any(run.variant in ALIKE for run in runs):
-        draw_curves(runs, ALIKE, folder / "learning_like_for_like.png")
+        draw_curves(runs, (BASELINE, *ALIKE), folder / "learning_like_for_like.png")
     if any(run.variant == OWN for run in runs):
-        draw_curves(runs, OWNS, folder / "learning.png")
+        draw_curves(runs, (BASELINE, OWN), folder / "learning.png")
+    if any(run.variant != BASELINE for run in runs):
         draw_aggregates(runs, references, folder / "learning_aggregates.png")

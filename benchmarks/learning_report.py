@@ -13,6 +13,7 @@ from benchmarks.tables import update_page
 from sb3_trpo_fvp.zoo.measure import bootstrap
 
 PAGES = (ROOT / "docs" / "benchmarks.md", ROOT / "README.md")
+ALIKE = tuple(name for name in NAMES if LIKE_FOR_LIKE in name)
 REPETITIONS = 2000
 
 Pair: TypeAlias = dict[str, dict[tuple[str, int], Run]]
@@ -261,13 +262,12 @@ def time_table(runs: Sequence[Run], variant: str = OWN) -> str:
 
 def operator_table(runs: Sequence[Run]) -> str:
     """
-    Compare the operators with each other, at this project's own hyperparameters.
+    Compare the operators with each other, like for like.
 
     :param runs: any
     :return: markdown
     """
-    variants = [name for name in NAMES if name.startswith(OWN.split("=")[0]) and LIKE_FOR_LIKE not in name]
-    present = [variant for variant in variants if any(run.variant == variant for run in runs)]
+    present = [variant for variant in ALIKE if any(run.variant == variant for run in runs)]
     pair = matched(runs, present) if present else {}
     if not present or not pair[present[0]]:
         return "No environment and seed has been done with every operator yet."
@@ -276,23 +276,10 @@ def operator_table(runs: Sequence[Run]) -> str:
         first = of_env(pair[present[0]], env)
         for variant in present:
             of = of_env(pair[variant], env)
-            cells = (
-                _final(of),
-                f"{statistics.mean(run.means['trust_region/cg_steps'] for run in of):.1f}",
-                f"{statistics.mean(run.kl_over_predicted for run in of):.2f}",
-                f"{statistics.median(a.seconds[-1] / b.seconds[-1] for a, b in zip(of, first, strict=True)):.2f}",
-            )
-            body.append((env, NAMES[variant], str(len(of)), *cells))
-    header = (
-        "environment",
-        "operator",
-        "seeds",
-        "return",
-        "CG steps",
-        "KL, realised / predicted",
-        "CPU time / Gauss-Newton's",
-    )
-    return "\n".join(_table(header, body))
+            steps = statistics.mean(run.means["trust_region/cg_steps"] for run in of)
+            time = statistics.median(a.seconds[-1] / b.seconds[-1] for a, b in zip(of, first, strict=True))
+            body.append((env, NAMES[variant].partition(",")[0], str(len(of)), _final(of), f"{steps:.1f}", f"{time:.2f}"))
+    return "\n".join(_table(("environment", "operator", "seeds", "return", "CG steps", "CPU time / Gauss-Newton's"), body))
 
 
 def kl_table(runs: Sequence[Run]) -> str:
@@ -323,6 +310,24 @@ def kl_table(runs: Sequence[Run]) -> str:
     return "\n".join(_table(header, body))
 
 
+def defaults_table(runs: Sequence[Run]) -> str:
+    """
+    Tabulate the import swap: both constructors' defaults.
+
+    :param runs: of ``sweeps/defaults.yaml``
+    :return: markdown
+    """
+    pair = matched(runs, ("trpo", "trpo_fvp"))
+    body = []
+    for env in environments(pair):
+        theirs, ours = (of_env(pair[variant], env) for variant in ("trpo", "trpo_fvp"))
+        whole = [write(bootstrap(np.array([run.returns.mean() for run in of])), 0, len(of)) for of in (theirs, ours)]
+        gap = write(difference(theirs, ours), 0, len(ours))
+        body.append((env, str(len(ours)), _final(theirs), _final(ours), gap, *whole, _cpu_ratio(theirs, ours)))
+    header = ("environment", "seeds", "sb3-contrib", "this", "difference", "whole run, sb3-contrib", "this", "CPU time")
+    return "\n".join(_table(header, body)) if body else "No run yet."
+
+
 def summary(runs: Sequence[Run], references: References) -> str:
     """
     Write the README's table: each at its best.
@@ -344,36 +349,38 @@ def summary(runs: Sequence[Run], references: References) -> str:
     return "\n".join([*_table(header, body), "", aggregate_sentence(pair, references, OWN)])
 
 
-def parts(runs: Sequence[Run], references: References) -> dict[str, str]:
+def parts(runs: Sequence[Run], defaults: Sequence[Run], references: References) -> dict[str, str]:
     """
     Write everything that the pages show.
 
-    :param runs: any
+    :param runs: of the benchmark
+    :param defaults: of the import swap
     :param references: random and reference return of each environment
     :return: text by the name of its markers
     """
-    alike = [name for name in NAMES if LIKE_FOR_LIKE in name]
     machines = sorted({run.machine for run in runs})
     return {
-        "learning-like": "\n\n".join(comparison(runs, references, variant) for variant in alike),
+        "learning-like": "\n\n".join(comparison(runs, references, variant) for variant in ALIKE[:2]),
         "learning-own": comparison(runs, references, OWN),
         "learning-time": time_table(runs),
         "learning-operators": operator_table(runs),
         "learning-kl": kl_table(runs),
         "learning-machine": f"{len(runs)} runs, on {' and '.join(machines)}, two at a time on two cores, a thread each.",
+        "learning-defaults": defaults_table(defaults),
         "learning-summary": summary(runs, references),
     }
 
 
-def publish(runs: Sequence[Run], references: References) -> dict[str, str]:
+def publish(runs: Sequence[Run], defaults: Sequence[Run], references: References) -> dict[str, str]:
     """
     Bring the pages up to date.
 
-    :param runs: any
+    :param runs: of the benchmark
+    :param defaults: of the import swap
     :param references: random and reference return of each environment
     :return: what was written, by the name of its markers
     """
-    found = parts(runs, references)
+    found = parts(runs, defaults, references)
     for page in PAGES:
         update_page(page, found)
     return found

@@ -1,0 +1,156 @@
+"""
+The screening of hyperparameters for ``trpo_fvp.yml``: ``python -m benchmarks.screening``.
+
+Seven settings at two levels each, on every environment of the learning benchmark, in the 12 runs of a Plackett-Burman design
+(Plackett and Burman, 1946): each level of each setting is in half of the runs, and each pair of levels of two settings in a
+quarter of them, so that every run says something about every setting. The effect of a setting is the mean score of the runs
+at its high level less that of those at its low one; the four columns of the design that no setting uses show how large such
+a difference is when nothing has been changed. Scores are normalised final returns.
+
+``--run FOLDER`` does the runs that are missing, by ``sb3-trpo-fvp sweep`` and on a seed that the benchmark does not report,
+``--collect FOLDER`` takes their returns into ``benchmarks/results/screening.json``, and without either the table is written
+from there.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.learning import LAST, ROOT, read_references
+from benchmarks.tables import update_page
+from sb3_trpo_fvp.cli import main as command
+from sb3_trpo_fvp.zoo.results import load_results
+
+RESULTS = ROOT / "benchmarks" / "results" / "screening.json"
+PAGE = ROOT / "docs" / "benchmarks.md"
+FACTORS: dict[str, tuple[str, str]] = {
+    "n_steps": ("1024", "512"),
+    "target_kl": ("0.04", "0.12"),
+    "cg_damping": ("0.2", "1.0"),
+    "policy_kwargs": ('{"log_std_init":0.0}', '{"log_std_init":-1.0}'),
+    "gae_lambda": ("0.95", "0.9"),
+    "critic": ("adam", "gauss_newton"),
+    "gamma": ("0.99", "0.98"),
+}
+"""Low and high level of each setting."""
+LEVELS_OF: dict[str, dict[str, tuple[str, str]]] = {"Swimmer-v5": {"gamma": ("0.9999", "0.999")}}
+"""Other levels where the shared ones make no sense: Swimmer's return lies far ahead."""
+ENVS = ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5", "Swimmer-v5", "LunarLanderContinuous-v3")
+SEED = 100
+STEPS = 200_000
+
+
+def design() -> np.ndarray:
+    """
+    Build the design of 12 runs.
+
+    :return: levels -1 and 1, (12, 11), columns orthogonal
+    """
+    first = np.array([1, 1, -1, 1, 1, 1, -1, -1, -1, 1, -1])
+    return np.vstack([[np.roll(first, shift) for shift in range(11)], -np.ones(11, dtype=int)])
+
+
+def variants(env: str) -> list[str]:
+    """
+    Write the runs of one environment down.
+
+    :param env: the environment
+    :return: the algorithm of each run with its settings, as sweep files name it
+    """
+    factors = FACTORS | LEVELS_OF.get(env, {})
+    runs = []
+    for row in design()[:, : len(factors)]:
+        settings = [f"{name}={levels[int(level > 0)]}" for (name, levels), level in zip(factors.items(), row, strict=True)]
+        runs.append(" ".join(["trpo_fvp", *settings]))
+    return runs
+
+
+def effects(scores: np.ndarray) -> np.ndarray:
+    """
+    Estimate what each column of the design does.
+
+    :param scores: of the 12 runs
+    :return: mean at the high level less mean at the low one, (11,)
+    """
+    return design().T @ scores / 6.0
+
+
+def collect(sweep: Path) -> dict[str, list[float]]:
+    """
+    Take the final returns of the finished runs.
+
+    :param sweep: the folder
+    :return: by environment, in the order of the design
+    :raises ValueError: if some run of an environment is not finished
+    """
+    finals = {}
+    for result in load_results(sweep):
+        finals[result.parameters["env"], result.variant] = float(result.evaluations()[1][-LAST:].mean())
+    found = {}
+    for env in ENVS:
+        wanted = [" ".join(variant.split()) for variant in variants(env)]
+        missing = [variant for variant in wanted if (env, variant) not in finals]
+        if missing:
+            msg = f"{len(missing)} of 12 runs of {env} are not finished"
+            raise ValueError(msg)
+        found[env] = [round(finals[env, variant], 1) for variant in wanted]
+    return found
+
+
+def table(results: dict[str, Any]) -> str:
+    """
+    Tabulate the effects.
+
+    :param results: as committed
+    :return: markdown
+    """
+    references = read_references()
+    found = {}
+    for env, finals in results["returns"].items():
+        low, high = references[env]["random"], references[env]["reference"]
+        found[env] = effects((np.array(finals) - low) / (high - low))
+    envs = list(found)
+    pooled = np.mean(list(found.values()), axis=0)
+    header = ("setting", "low", "high", *envs, "mean")
+    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
+    for index, (name, levels) in enumerate(FACTORS.items()):
+        shown = [level.replace("{", "").replace("}", "").replace('"', "").replace(":", " ") for level in levels]
+        cells = [f"{found[env][index]:+.2f}" for env in envs]
+        lines.append("| " + " | ".join((f"`{name}`", *shown, *cells, f"**{pooled[index]:+.2f}**")) + " |")
+    idle = slice(len(FACTORS), None)
+    spread = [f"±{np.sqrt(np.mean(found[env][idle] ** 2)):.2f}" for env in envs]
+    last = f"±{np.sqrt(np.mean(pooled[idle] ** 2)):.2f}"
+    lines.append("| " + " | ".join(("no setting (root mean square of 4)", "", "", *spread, last)) + " |")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """
+    Do the runs or take their results if asked to, and write the page.
+
+    :param arguments: the command line
+    """
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.screening", description="Screen hyperparameters.")
+    parser.add_argument("--run", type=Path, metavar="FOLDER", help="do the runs that are missing in a sweep's folder")
+    parser.add_argument("--collect", type=Path, metavar="FOLDER", help="take the returns out of a sweep's folder")
+    parser.add_argument("-j", "--jobs", type=int, default=2, help="runs at once (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    if options.run:
+        for env in ENVS:
+            settings = [f"algo={json.dumps(variants(env))}", f"env={env}", f"seed={SEED}", f"n_timesteps={STEPS}"]
+            command(["sweep", "benchmark", "--no-wandb", "-j", str(options.jobs), "-o", str(options.run), "--set", *settings])
+    if options.run or options.collect:
+        content = {"seed": SEED, "steps": STEPS, "returns": collect(options.run or options.collect)}
+        RESULTS.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    if RESULTS.exists():
+        text = table(json.loads(RESULTS.read_text(encoding="utf-8")))
+        update_page(PAGE, {"screening": text})
+        print(text)
+
+
+if __name__ == "__main__":
+    main()
