@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import sb3_contrib
@@ -133,12 +134,15 @@ def learn(workload: Workload) -> Callable[[Context], Measurement]:
     return measure
 
 
-def peak_memory(workload: Workload, **ours: Any) -> Callable[[Context], Measurement]:
+def peak_memory(
+    workload: Workload, both: Mapping[str, Any] = MappingProxyType({}), **ours: Any
+) -> Callable[[Context], Measurement]:
     """
     Compare the actor step's peak memory, in bytes.
 
     :param workload: of both
-    :param ours: arguments of this package's TRPO
+    :param both: arguments of both packages' TRPO
+    :param ours: arguments of this package's alone
     :return: measures, twice at most: memory hardly varies
     """
 
@@ -146,8 +150,8 @@ def peak_memory(workload: Workload, **ours: Any) -> Callable[[Context], Measurem
         shrunk, rollout = context.shrink(workload), context.rollout(workload)
         measured: Measurement = {"reference": [], "ours": []}
         for _ in range(min(context.pairs, 2)):
-            measured["reference"].append(actor_step_peak("theirs", shrunk, rollout, th.get_num_threads()))
-            measured["ours"].append(actor_step_peak("ours", shrunk, rollout, th.get_num_threads(), **ours))
+            measured["reference"].append(actor_step_peak("theirs", shrunk, rollout, th.get_num_threads(), **both))
+            measured["ours"].append(actor_step_peak("ours", shrunk, rollout, th.get_num_threads(), **both, **ours))
         return measured
 
     return measure

@@ -13,6 +13,8 @@ HALFCHEETAH_64K = Workload("HalfCheetah-v5", n_envs=8, n_steps=8192)
 HUMANOID = Workload("Humanoid-v5", net_arch=(256, 256))
 FRAMES = Workload("CarRacing-v3", policy="CnnPolicy")
 CARTPOLE = Workload("CartPole-v1")
+FEW_PRODUCTS = {"cg_max_steps": 1}
+"""For images, whose products take minutes in sb3-contrib; the peak is that of one product, however many there are."""
 
 
 @dataclass(frozen=True)
@@ -88,13 +90,13 @@ ROWS: tuple[Row, ...] = (
     Row("learn-1", "`learn()`", "HalfCheetah-v5, 1 environment", Target("≥", 2.2), learn(HALFCHEETAH)),
     Row("learn-8", "`learn()`", "HalfCheetah-v5, 8 environments", Target("≥", 2.1), learn(HALFCHEETAH_16K)),
     Row("memory", _MEMORY, "HalfCheetah-v5, 64-64, N = 65,536", Target("≤", 0.6), peak_memory(HALFCHEETAH_64K), threads=(1,)),
-    Row("memory-cnn", _MEMORY, _FRAMES, Target("≤", 0.25), peak_memory(FRAMES), threads=(1,)),
+    Row("memory-cnn", _MEMORY, _FRAMES, Target("≤", 0.25), peak_memory(FRAMES, FEW_PRODUCTS), threads=(1,)),
     Row(
         "memory-cnn-chunks",
         f"{_MEMORY}, `chunk_size=256`",
         _FRAMES,
         Target("≤", 0.25),
-        peak_memory(FRAMES, fisher_kwargs={"chunk_size": 256}),
+        peak_memory(FRAMES, FEW_PRODUCTS, fisher_kwargs={"chunk_size": 256}),
         threads=(1,),
     ),
 )

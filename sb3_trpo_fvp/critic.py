@@ -97,10 +97,11 @@ class ValueFunction:
         """
         Bring the states of all ranks here, so that nothing is left to ask of the others.
 
-        :return: the critic on the states of all, None where it needs more of them than features that stand still
+        :return: the critic on the states of all; None unless it is a plain stack on features that stand still, which is all
+            that every rank is sure to compute alike (dropout draws on each rank for itself)
         """
         features = self._features
-        if self.comm.world_size == 1 or features is None:
+        if self._stack is None or features is None:
             return None
         whole = ValueFunction(self.policy, self._split, self._observations)
         whole._features = self.comm.concatenate(features)

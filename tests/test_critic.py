@@ -15,6 +15,7 @@ from torch import nn
 
 from sb3_trpo_fvp import TRPO
 from sb3_trpo_fvp.critic import CriticStatus, ValueFunction, fit_critic
+from sb3_trpo_fvp.distributed import Communicator
 from sb3_trpo_fvp.gauss_newton_critic import GaussNewtonCritic, GaussNewtonCriticStats
 from sb3_trpo_fvp.parameters import evaluation_mode, split_parameters
 from tests.rollouts import DICT, IMAGE, SMALL, all_finite, changed, collected, make_model, rollout, snapshot, train
@@ -340,6 +341,37 @@ def test_shared_image_features_are_computed_once(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(NatureCNN, "forward", lambda self, x: calls.append(len(x)) or forward(self, x))
     fit_critic(GaussNewtonCritic(n_steps=4), model.policy, split, data)
     assert calls == [len(data.returns)]
+
+
+class Pair(Communicator):
+    """Two ranks that have seen the same."""
+
+    world_size = 2
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value, value]
+
+    def concatenate(self, tensor: th.Tensor) -> th.Tensor:
+        return th.cat([tensor, tensor])
+
+
+def test_states_are_brought_together_where_every_rank_computes_alike() -> None:
+    policy = make_policy()
+    policy.set_training_mode(False)
+    data = Rollout(policy)
+    split = split_parameters(policy, data.observations)
+    own = ValueFunction(policy, split, data.observations, Pair())
+    whole = own.of_all_ranks()
+    assert whole is not None
+    assert whole.size == 2 * own.size
+    assert th.equal(whole(), th.cat([own(), own()]))
+    # Dropout draws on each rank for itself, and learned features change with every minibatch.
+    policy.mlp_extractor.value_net.append(nn.Dropout(0.5))
+    assert ValueFunction(policy, split, data.observations, Pair()).of_all_ranks() is None
+    learned = make_policy(features_extractor_class=Normalised, share_features_extractor=False)
+    learned.set_training_mode(False)
+    split = split_parameters(learned, data.observations)
+    assert ValueFunction(learned, split, data.observations, Pair()).of_all_ranks() is None
 
 
 def test_frozen_parameters_stay() -> None:
