@@ -186,8 +186,8 @@ class _FactoredFisher(_PolicyFisher):
     """
     (1/N) Σ over pieces of the states of JᵀMJ.
 
-    Factors are made once and kept. Only where chunks were asked for and autograd's graphs would be kept, each is made anew
-    for each product instead: that is what bounds the memory.
+    Factors are made once and kept. Where that would be too much, autograd's graphs of several chunks or the activations of
+    many images, each is made anew for each product instead: that is what bounds the memory.
 
     Parameters as in :class:`FisherOperator`, and:
 
@@ -208,8 +208,7 @@ class _FactoredFisher(_PolicyFisher):
             raise ValueError(msg)
         super().__init__(policy, observations, actions, **kwargs)
         self.actor = LinearizedActor(policy, observations, self.parameters, chunk_size)
-        keep = self.actor.is_written_out or len(self.actor.pieces) == 1
-        self._kept = [self.factor(piece) for piece in self.actor.pieces] if keep else None
+        self._kept = [self.factor(piece) for piece in self.actor.pieces] if self.actor.is_small else None
 
     @abstractmethod
     def factor(self, piece: slice) -> Factor:

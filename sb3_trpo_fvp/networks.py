@@ -20,6 +20,9 @@ from sb3_trpo_fvp.linearization import GraphLinearization, Linearization, pieces
 from sb3_trpo_fvp.parameters import evaluation_mode, index_observations, num_observations
 from sb3_trpo_fvp.stacks import actor_stack
 
+_MOST_NUMBERS = 2**26
+"""Activations that are kept between products: 256 megabytes in single precision."""
+
 
 class LinearizedActor:
     """
@@ -52,13 +55,19 @@ class LinearizedActor:
             with evaluation_mode(policy):
                 kept_numbers = self.stack.linearize(self._features(slice(0, 1))).kept_numbers
         self.pieces = pieces(self.size, kept_numbers, chunk_size)
+        self._all_numbers = None if kept_numbers is None else kept_numbers * self.size
         # Whoever needs them for longer keeps them: a gradient alone should not hold the activations of all states.
         self._written_out: WeakValueDictionary[int, StackLinearization] = WeakValueDictionary()
 
     @property
     def is_written_out(self) -> bool:
-        """Whether it is done without autograd, at so little memory that linearisations can be kept."""
+        """Whether it is done without autograd."""
         return self.stack is not None
+
+    @property
+    def is_small(self) -> bool:
+        """Whether linearisations of all pieces can be kept: those of so many images as a rollout has are made anew instead."""
+        return len(self.pieces) == 1 or (self._all_numbers is not None and self._all_numbers <= _MOST_NUMBERS)
 
     @th.no_grad()
     def distribution(self, moved: bool = True) -> Distribution:

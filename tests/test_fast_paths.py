@@ -59,6 +59,22 @@ def test_written_out_products_are_those_of_autograd(activation: type[nn.Module],
         assert float((other - plain).norm()) < tolerance
 
 
+def test_too_many_activations_are_computed_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = ActorCriticPolicy(spaces.Box(-9, 9, (4,)), ACTION_SPACES["box"], lambda _: 1e-3)
+    observations, actions = make_batch(policy, 40)
+    kept = fisher_operator(policy, observations, actions, chunk_size=7)
+    assert kept.actor.is_small
+    monkeypatch.setattr("sb3_trpo_fvp.networks._MOST_NUMBERS", 40)
+    anew = fisher_operator(policy, observations, actions, chunk_size=7)
+    assert not anew.actor.is_small
+    v = th.randn(kept.shape[0])
+    assert th.equal(kept @ v, anew @ v)
+    # Somebody who keeps a linearisation shares it, nobody keeps those of the operator.
+    assert kept.actor.written_out(slice(0, 7)) is kept.actor.written_out(slice(0, 7))
+    assert len(kept.actor._written_out) == 6
+    assert len(anew.actor._written_out) == 0
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("shared", [True, False])
 def test_written_out_convolutions_are_those_of_autograd(shared: bool, kind: str) -> None:
