@@ -16,7 +16,6 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -42,15 +41,44 @@ LEVELS_OF: dict[str, dict[str, tuple[str, str]]] = {"Swimmer-v5": {"gamma": ("0.
 ENVS = ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5", "Swimmer-v5", "LunarLanderContinuous-v3")
 SEED = 100
 STEPS = 200_000
-SHARED = 'policy_kwargs={"log_std_init":-1.0} gae_lambda=0.95 cg_damping=1.0'
-CANDIDATES = {
-    "long rollouts": ("n_steps=1024", 0.12, "critic=adam"),
-    "short rollouts": ("n_steps=512", 0.08, "critic=adam n_critic_updates=10"),
-    "short rollouts, Gauss-Newton critic": ("n_steps=512", 0.08, "critic=gauss_newton"),
+SMALL = 'policy_kwargs={"log_std_init":-1.0}'
+SHORT, LONG = "n_steps=512", "n_steps=1024"
+ADAM, BRIEF_ADAM, GAUSS_NEWTON = "critic=adam", "critic=adam n_critic_updates=10", "critic=gauss_newton"
+TRIED: dict[str, dict[str, tuple[int, ...]]] = {
+    "HalfCheetah-v5": {
+        f"{SHORT} target_kl=0.08 {SMALL} gae_lambda=0.95 cg_damping=1.0 gamma=0.99 {GAUSS_NEWTON}": (101,),
+        f"{LONG} target_kl=0.12 {SMALL} gae_lambda=0.95 cg_damping=1.0 gamma=0.99 {ADAM}": (101,),
+        f"{SHORT} target_kl=0.08 {SMALL} gae_lambda=0.95 cg_damping=1.0 gamma=0.99 {BRIEF_ADAM}": (101,),
+    },
+    "Hopper-v5": {
+        f"{LONG} target_kl=0.04 gae_lambda=0.95 cg_damping=1.0 gamma=0.99 {GAUSS_NEWTON}": (101, 102),
+        f"{SHORT} target_kl=0.08 {SMALL} gae_lambda=0.95 cg_damping=1.0 gamma=0.99 {GAUSS_NEWTON}": (101, 102),
+        f"{LONG} target_kl=0.12 {SMALL} gae_lambda=0.95 cg_damping=1.0 gamma=0.99 {ADAM}": (101,),
+        f"{SHORT} target_kl=0.08 {SMALL} gae_lambda=0.95 cg_damping=1.0 gamma=0.99 {BRIEF_ADAM}": (101,),
+    },
+    "Walker2d-v5": {
+        f"{LONG} target_kl=0.12 {SMALL} gae_lambda=0.95 cg_damping=1.0 gamma=0.99 {ADAM}": (101, 102),
+        f"{SHORT} target_kl=0.08 {SMALL} gae_lambda=0.95 cg_damping=1.0 gamma=0.99 {BRIEF_ADAM}": (101,),
+        f"{SHORT} target_kl=0.08 {SMALL} gae_lambda=0.95 cg_damping=1.0 gamma=0.99 {GAUSS_NEWTON}": (101,),
+    },
+    "Swimmer-v5": {
+        f"{LONG} target_kl=0.04 gae_lambda=0.98 cg_damping=1.0 gamma=0.9999 {GAUSS_NEWTON}": (101, 102),
+        f"{LONG} target_kl=0.02 gae_lambda=0.98 cg_damping=0.5 gamma=0.9999 {ADAM}": (101, 102),
+        f"{LONG} target_kl=0.02 gae_lambda=0.95 cg_damping=0.5 gamma=0.9999 {ADAM}": (101, 102),
+        f"{SHORT} target_kl=0.04 {SMALL} gae_lambda=0.95 cg_damping=1.0 gamma=0.999 {GAUSS_NEWTON}": (101, 102),
+        f"{LONG} target_kl=0.12 {SMALL} gae_lambda=0.95 cg_damping=1.0 gamma=0.9999 {ADAM}": (101,),
+        f"{SHORT} target_kl=0.08 {SMALL} gae_lambda=0.95 cg_damping=1.0 gamma=0.9999 {BRIEF_ADAM}": (101,),
+        f"{SHORT} target_kl=0.08 {SMALL} gae_lambda=0.95 cg_damping=1.0 gamma=0.9999 {GAUSS_NEWTON}": (101,),
+    },
+    "LunarLanderContinuous-v3": {
+        f"{LONG} target_kl=0.02 gae_lambda=0.95 cg_damping=1.0 gamma=0.99 {BRIEF_ADAM}": (101, 102, 103),
+        f"{SHORT} target_kl=0.04 {SMALL} gae_lambda=0.95 cg_damping=1.0 gamma=0.99 {BRIEF_ADAM}": (101, 102, 103),
+        f"{LONG} target_kl=0.04 {SMALL} gae_lambda=0.95 cg_damping=1.0 gamma=0.99 {ADAM}": (101,),
+        f"{SHORT} target_kl=0.04 {SMALL} gae_lambda=0.95 cg_damping=1.0 gamma=0.99 {GAUSS_NEWTON}": (101,),
+    },
 }
-"""What the screening suggests, in three forms: rollout, target_kl, critic."""
-CANDIDATE_SEED = 101
-CANDIDATE_STEPS = 300_000
+"""What was tried at full length, on which seeds; what ``trpo_fvp.yml`` took first."""
+FULL_LENGTH = 300_000
 
 
 def design() -> np.ndarray:
@@ -78,20 +106,6 @@ def variants(env: str) -> list[str]:
     return runs
 
 
-def candidate(name: str, env: str) -> str:
-    """
-    Write a candidate's run down.
-
-    :param name: of :data:`CANDIDATES`
-    :param env: the environment
-    :return: the algorithm with its settings
-    """
-    rollout, target_kl, critic = CANDIDATES[name]
-    bound = 0.04 if env.startswith("LunarLander") else target_kl  # which the screening shows it to need
-    gamma = LEVELS_OF.get(env, FACTORS)["gamma"][0]
-    return f"trpo_fvp {rollout} target_kl={bound} {SHARED} gamma={gamma} {critic}"
-
-
 def effects(scores: np.ndarray) -> np.ndarray:
     """
     Estimate what each column of the design does.
@@ -102,28 +116,37 @@ def effects(scores: np.ndarray) -> np.ndarray:
     return design().T @ scores / 6.0
 
 
-def collect(sweep: Path) -> dict[str, Any]:
+def runs_of(env: str) -> list[tuple[str, int, int]]:
+    """
+    List an environment's runs, of the screening first.
+
+    :param env: the environment
+    :return: algorithm with its settings, seed and steps of each
+    """
+    tried = [(f"trpo_fvp {settings}", seed) for settings, seeds in TRIED[env].items() for seed in seeds]
+    return [*((variant, SEED, STEPS) for variant in variants(env)), *((*run, FULL_LENGTH) for run in tried)]
+
+
+def collect(sweep: Path) -> dict[str, list[float]]:
     """
     Take the final returns of the finished runs.
 
     :param sweep: the folder
-    :return: of the screening by environment, in the order of the design; of the candidates by environment and name
+    :return: by environment, in the order of :func:`runs_of`
     :raises ValueError: if some run is not finished
     """
     finals = {}
     for result in load_results(sweep):
         key = result.parameters["env"], result.variant, result.parameters["seed"]
         finals[key] = round(float(result.evaluations()[1][-LAST:].mean()), 1)
-    screened = {env: [finals.get((env, variant, SEED)) for variant in variants(env)] for env in ENVS}
-    tried = {env: {name: finals.get((env, candidate(name, env), CANDIDATE_SEED)) for name in CANDIDATES} for env in ENVS}
-    missing = sum(row.count(None) for row in (*screened.values(), *(list(of.values()) for of in tried.values())))
+    missing = [(env, *run) for env in ENVS for run in runs_of(env) if (env, *run[:2]) not in finals]
     if missing:
-        msg = f"{missing} runs are not finished"
+        msg = f"{len(missing)} runs are not finished: {missing}"
         raise ValueError(msg)
-    return {"returns": screened, "candidates": tried}
+    return {env: [finals[env, variant, seed] for variant, seed, _ in runs_of(env)] for env in ENVS}
 
 
-def table(results: dict[str, Any]) -> str:
+def table(results: dict[str, list[float]]) -> str:
     """
     Tabulate the effects.
 
@@ -132,9 +155,9 @@ def table(results: dict[str, Any]) -> str:
     """
     references = read_references()
     found = {}
-    for env, finals in results["returns"].items():
+    for env, finals in results.items():
         low, high = references[env]["random"], references[env]["reference"]
-        found[env] = effects((np.array(finals) - low) / (high - low))
+        found[env] = effects((np.array(finals[: len(design())]) - low) / (high - low))
     envs = list(found)
     pooled = np.mean(list(found.values()), axis=0)
     header = ("setting", "low", "high", *envs, "mean")
@@ -150,17 +173,19 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def candidates_table(results: dict[str, Any]) -> str:
+def tried_table(results: dict[str, list[float]]) -> str:
     """
-    Tabulate the candidates' final returns.
+    Tabulate what was tried at full length.
 
     :param results: as committed
     :return: markdown
     """
-    header = ("environment", *CANDIDATES)
-    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
-    for env, of in results["candidates"].items():
-        lines.append("| " + " | ".join((env, *(f"{of[name]:.0f}" for name in CANDIDATES))) + " |")
+    lines = ["| environment | settings | seeds | return |", "| --- | --- | --- | --- |"]
+    for env, of in TRIED.items():
+        finals = iter(results[env][len(design()) :])
+        for settings, seeds in of.items():
+            returns = ", ".join(f"{next(finals):.0f}" for _ in seeds)
+            lines.append(f"| {env} | `{settings}` | {', '.join(map(str, seeds))} | {returns} |")
     return "\n".join(lines)
 
 
@@ -173,23 +198,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.screening", description="Screen hyperparameters.")
     parser.add_argument("--run", type=Path, metavar="FOLDER", help="do the runs that are missing in a sweep's folder")
     parser.add_argument("--collect", type=Path, metavar="FOLDER", help="take the returns out of a sweep's folder")
-    parser.add_argument("-j", "--jobs", type=int, default=2, help="runs at once (default: %(default)s)")
     options = parser.parse_args(arguments)
     if options.run:
         for env in ENVS:
-            for runs, seed, steps in (
-                (variants(env), SEED, STEPS),
-                ([candidate(name, env) for name in CANDIDATES], CANDIDATE_SEED, CANDIDATE_STEPS),
-            ):
-                settings = [f"algo={json.dumps(runs)}", f"env={env}", f"seed={seed}", f"n_timesteps={steps}"]
-                jobs = ["-j", str(options.jobs), "-o", str(options.run)]
-                command(["sweep", "benchmark", "--no-wandb", *jobs, "--set", *settings])
+            for variant, seed, steps in runs_of(env):
+                settings = [f"algo={json.dumps([variant])}", f"env={env}", f"seed={seed}", f"n_timesteps={steps}"]
+                command(["sweep", "benchmark", "--no-wandb", "-o", str(options.run), "--set", *settings])
     if options.run or options.collect:
-        content = collect(options.run or options.collect)
-        RESULTS.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        RESULTS.write_text(json.dumps(collect(options.run or options.collect), indent=1) + "\n", encoding="utf-8")
     if RESULTS.exists():
         results = json.loads(RESULTS.read_text(encoding="utf-8"))
-        parts = {"screening": table(results), "candidates": candidates_table(results)}
+        parts = {"screening": table(results), "tried": tried_table(results)}
         update_page(PAGE, parts)
         print("\n\n".join(parts.values()))
 
