@@ -71,10 +71,13 @@ TRIED: dict[str, dict[str, tuple[int, ...]]] = {
         f"{SHORT} target_kl=0.08 {SMALL} gae_lambda=0.95 cg_damping=1.0 gamma=0.9999 {GAUSS_NEWTON}": (101,),
     },
     "LunarLanderContinuous-v3": {
-        f"{LONG} target_kl=0.02 gae_lambda=0.95 cg_damping=1.0 gamma=0.99 {BRIEF_ADAM}": (101, 102, 103),
+        f"{LONG} target_kl=0.04 {SMALL} gae_lambda=0.95 cg_damping=1.0 gamma=0.99 {ADAM}": (101, 102, 103),
         f"{SHORT} target_kl=0.04 {SMALL} gae_lambda=0.95 cg_damping=1.0 gamma=0.99 {BRIEF_ADAM}": (101, 102, 103),
-        f"{LONG} target_kl=0.04 {SMALL} gae_lambda=0.95 cg_damping=1.0 gamma=0.99 {ADAM}": (101,),
         f"{SHORT} target_kl=0.04 {SMALL} gae_lambda=0.95 cg_damping=1.0 gamma=0.99 {GAUSS_NEWTON}": (101,),
+        f"{SHORT} target_kl=0.04 {SMALL} gae_lambda=0.98 cg_damping=1.0 gamma=0.99 {GAUSS_NEWTON}": (101, 102, 103),
+        f"{LONG} target_kl=0.02 gae_lambda=0.95 cg_damping=1.0 gamma=0.99 {BRIEF_ADAM}": (101, 102, 103),
+        f"{LONG} target_kl=0.02 gae_lambda=0.98 cg_damping=0.2 gamma=0.99 {ADAM}": (101, 102, 103),
+        f"{LONG} target_kl=0.015 gae_lambda=0.95 cg_damping=0.2 gamma=0.99 {ADAM}": (101, 102, 103),
     },
 }
 """What was tried at full length, on which seeds; what ``trpo_fvp.yml`` took first."""
