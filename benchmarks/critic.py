@@ -83,18 +83,20 @@ def plan(envs: Sequence[str], seeds: int, n_timesteps: int) -> list[Run]:
 
 def settings(algorithm: str, env: str) -> tuple[dict[str, Any], int]:
     """
-    Read RL-Zoo hyperparameters.
+    Read the baseline's RL-Zoo hyperparameters; this project's TRPO has them too, but for the units of its KL.
 
     :param algorithm: RL-Zoo's key
     :param env: the environment, with observations and rewards normalised
     :return: the algorithm's arguments, and the number of environments
     """
-    path = default_config(algorithm)
+    path = default_config(BASELINE)
     assert path is not None
     entry = dict(yaml.safe_load(Path(path).read_text())[env])
     assert entry.pop("normalize"), f"{env} is not normalised in {path}"
     n_envs = entry.pop("n_envs")
     entry.pop("n_timesteps")
+    if algorithm == ALGORITHM:
+        entry.update(target_kl=0.1 if env == "HalfCheetah-v5" else 0.05, cg_damping=0.5)
     return entry, n_envs
 
 

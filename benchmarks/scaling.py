@@ -200,10 +200,10 @@ def report(results: dict[str, Any]) -> str:
     for name, fields in results["works"].items():
         work = Work(**fields)
         cells = [f"{efficiency(work, link, ranks):.0%}" for ranks in RANKS]
-        few, many = work.on(RANKS[0]), work.on(RANKS[-1])
+        few, many = work.on(2), work.on(RANKS[-1])
         messages = f"{few.messages:.0f} / {many.messages:.0f}"
         rows.append((name, messages, f"{few.size / 1e6:.1f} / {many.size / 1e6:.1f}", *cells, f"{most_ranks(work, link):,}"))
-    header = ("setting", "messages, few / many ranks", "MB", *(f"{ranks} ranks" for ranks in RANKS), "ranks at 50 %")
+    header = ("setting", "messages, 2 / many ranks", "MB", *(f"{ranks} ranks" for ranks in RANKS), "ranks at 50 %")
     table = "\n".join("| " + " | ".join(line) + " |" for line in (header, ("---",) * len(header), *rows))
     loads = [load for load in results["loads"] if load is not None]
     busy = f", load average {min(loads):.1f} to {max(loads):.1f}" if loads else ""

@@ -192,7 +192,7 @@ class CriticFit(ABC):
         """
 
 
-_MOST_RANKS = 8
+_MOST_RANKS = 4
 _CHEAP_MINIBATCH = 2**22
 """Parameters times states up to which a rank computes a minibatch sooner than it sends a message about it."""
 
