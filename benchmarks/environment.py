@@ -9,6 +9,8 @@ from typing import Any
 
 import torch as th
 
+from sb3_trpo_fvp.zoo.sweep_run import processor
+
 PACKAGES = ("torch", "stable-baselines3", "sb3-contrib", "gymnasium", "mujoco", "numpy")
 """Whose versions decide how fast or how well something runs."""
 
@@ -21,7 +23,7 @@ def describe_environment(note: str = "") -> dict[str, Any]:
     :return: ready for JSON
     """
     return {
-        "cpu": _cpu(),
+        "cpu": processor(),
         "cpu_count": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "gpu": th.cuda.get_device_name() if th.cuda.is_available() else None,
         "blas": _line_with(th.__config__.show(), "BLAS_INFO="),
@@ -40,19 +42,6 @@ def load_average() -> float | None:
     :return: runnable processes, averaged over a minute; None where the system does not say
     """
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
-
-
-def _cpu() -> str:
-    """Return the processor's name, with family and model where the name says little."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if not cpuinfo.exists():
-        return platform.processor() or platform.machine()
-    fields = {}
-    for line in cpuinfo.read_text().splitlines():
-        key, _, value = line.partition(":")
-        fields.setdefault(key.strip(), value.strip())
-    name = fields.get("model name", platform.machine())
-    return f"{name} (family {fields['cpu family']}, model {fields['model']})" if "cpu family" in fields else name
 
 
 def _line_with(text: str, key: str) -> str:

@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.environment import describe_environment
 from sb3_trpo_fvp.zoo.results import Result, load_results
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -96,14 +95,13 @@ def collect(sweep: Path, results: Path = RESULTS) -> int:
     """
     results.mkdir(parents=True, exist_ok=True)
     found = load_results(sweep)
-    machine = describe_environment()["cpu"]
     for result in found:
-        content = json.dumps(_content(result, machine)) + "\n"
+        content = json.dumps(_content(result)) + "\n"
         (results / f"{result.folder.name}.json").write_text(content, encoding="utf-8")
     return len(found)
 
 
-def _content(result: Result, machine: str) -> dict[str, Any]:
+def _content(result: Result) -> dict[str, Any]:
     steps, returns = result.evaluations()
     clock = result.logged("time/learn_cpu_seconds")
     kl, target = result.logged("trust_region/kl")[1], result.logged("trust_region/target_kl")[1]
@@ -117,7 +115,7 @@ def _content(result: Result, machine: str) -> dict[str, Any]:
         "kl": [float(f"{value:.4g}") for value in kl],
         "target_kl": float(target[0]),
         "means": {key: float(f"{values.mean():.6g}") for key, values in means.items() if len(values)},
-        "versions": {**result.versions, "cpu": machine},
+        "versions": dict(result.versions),
     }
 
 

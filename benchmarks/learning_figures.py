@@ -66,7 +66,7 @@ def draw_aggregates(runs: Sequence[Run], references: References, path: Path) -> 
         matrix = scores(pair[variant], references)
         if variant != BASELINE and len(matrix) > 1:
             rows.append((variant, improvement(matrix[:, :, -1], scores(pair[BASELINE], references)[:, :, -1])))
-        if variant in ALIKE[1:]:  # they would lie on Gauss-Newton's
+        if variant in ALIKE[1:]:  # one of them is enough to be compared with this project's own
             continue
         steps = next(iter(pair[variant].values())).steps
         with warnings.catch_warnings():

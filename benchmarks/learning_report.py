@@ -128,9 +128,11 @@ def reaching(theirs: Sequence[Run], ours: Sequence[Run]) -> tuple[float, float] 
     :param theirs: runs of one environment
     :param ours: likewise
     :return: the part of their time that ours takes, infinite if it never gets there, and the same of the steps; None without
-        times
+        times, or if they are of several machines
     """
     level = statistics.mean(run.final for run in theirs)
+    if len({run.machine for run in (*theirs, *ours)}) > 1:
+        return None
     found = []
     for runs in (theirs, ours):
         means = np.mean([run.smoothed for run in runs], axis=0)
@@ -182,7 +184,7 @@ def _cpu_ratio(theirs: Sequence[Run], ours: Sequence[Run]) -> str:
     """Median over seeds of the CPU time of learning, theirs over ours, of pairs that ran on the same processor."""
     ratios = [a.seconds[-1] / b.seconds[-1] for a, b in zip(theirs, ours, strict=True) if a.machine == b.machine]
     ratios = [ratio for ratio in ratios if not math.isnan(ratio)]
-    return f"{statistics.median(ratios):.2f} ×" if ratios else "–"
+    return f"{statistics.median(ratios):.2f}" if ratios else "–"
 
 
 def comparison(runs: Sequence[Run], references: References, variant: str) -> str:
@@ -208,7 +210,18 @@ def comparison(runs: Sequence[Run], references: References, variant: str) -> str
         "",
         f"`{variant}`; {len(pair[variant])} runs of each.",
         "",
-        *_table(("environment", "seeds", "sb3-contrib", "this", "difference", "CPU time", "joint KL of an update"), body),
+        *_table(
+            (
+                "environment",
+                "seeds",
+                "sb3-contrib",
+                "this",
+                "difference",
+                "CPU time, sb3-contrib / this",
+                "joint KL of an update",
+            ),
+            body,
+        ),
         "",
         aggregate_sentence(pair, references, variant),
     ]
@@ -277,9 +290,11 @@ def operator_table(runs: Sequence[Run]) -> str:
         for variant in present:
             of = of_env(pair[variant], env)
             steps = statistics.mean(run.means["trust_region/cg_steps"] for run in of)
-            time = statistics.median(a.seconds[-1] / b.seconds[-1] for a, b in zip(of, first, strict=True))
-            body.append((env, NAMES[variant].partition(",")[0], str(len(of)), _final(of), f"{steps:.1f}", f"{time:.2f}"))
-    return "\n".join(_table(("environment", "operator", "seeds", "return", "CG steps", "CPU time / Gauss-Newton's"), body))
+            body.append(
+                (env, NAMES[variant].partition(",")[0], str(len(of)), _final(of), f"{steps:.1f}", _cpu_ratio(of, first))
+            )
+    named = NAMES[present[0]].partition(",")[0]
+    return "\n".join(_table(("environment", "operator", "seeds", "return", "CG steps", f"CPU time / that of {named}"), body))
 
 
 def kl_table(runs: Sequence[Run]) -> str:
@@ -324,7 +339,16 @@ def defaults_table(runs: Sequence[Run]) -> str:
         whole = [write(bootstrap(np.array([run.returns.mean() for run in of])), 0, len(of)) for of in (theirs, ours)]
         gap = write(difference(theirs, ours), 0, len(ours))
         body.append((env, str(len(ours)), _final(theirs), _final(ours), gap, *whole, _cpu_ratio(theirs, ours)))
-    header = ("environment", "seeds", "sb3-contrib", "this", "difference", "whole run, sb3-contrib", "this", "CPU time")
+    header = (
+        "environment",
+        "seeds",
+        "sb3-contrib",
+        "this",
+        "difference",
+        "whole run, sb3-contrib",
+        "this",
+        "CPU time, sb3-contrib / this",
+    )
     return "\n".join(_table(header, body)) if body else "No run yet."
 
 
@@ -345,7 +369,13 @@ def summary(runs: Sequence[Run], references: References) -> str:
         found = reaching(theirs, ours)
         time = "–" if found is None else f"{found[0]:.2f}" if math.isfinite(found[0]) else "not reached"
         body.append((env, _final(theirs), _final(ours), _cpu_ratio(theirs, ours), time))
-    header = ("environment", "sb3-contrib", "this", "CPU time of the run", "time to sb3-contrib's final return, its time = 1")
+    header = (
+        "environment",
+        "sb3-contrib",
+        "this",
+        "CPU time, sb3-contrib / this",
+        "time to sb3-contrib's final return, this / sb3-contrib",
+    )
     return "\n".join([*_table(header, body), "", aggregate_sentence(pair, references, OWN)])
 
 
@@ -365,7 +395,7 @@ def parts(runs: Sequence[Run], defaults: Sequence[Run], references: References) 
         "learning-time": time_table(runs),
         "learning-operators": operator_table(runs),
         "learning-kl": kl_table(runs),
-        "learning-machine": f"{len(runs)} runs, on {' and '.join(machines)}, two at a time on two cores, a thread each.",
+        "learning-machine": f"{len(runs)} runs, a thread each, on {' and '.join(machines)}.",
         "learning-defaults": defaults_table(defaults),
         "learning-summary": summary(runs, references),
     }

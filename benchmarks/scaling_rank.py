@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 import sb3_trpo_fvp.trpo
 from sb3_trpo_fvp import TRPO
+from sb3_trpo_fvp.critic import _CHEAP_MINIBATCH
 from sb3_trpo_fvp.distributed import Communicator
 from sb3_trpo_fvp.distributed.launch import torchrun
 from sb3_trpo_fvp.parameters import split_parameters
@@ -105,7 +106,10 @@ def learn(options: argparse.Namespace, comm: Communicator) -> dict[str, Any]:
     adam = model.critic == "adam"
     states = kwargs["n_steps"] * options.n_envs
     critic = split_parameters(model.policy, th.as_tensor(env.reset())).critic
-    fit_messages = model.n_critic_updates * -(-states // kwargs["batch_size"]) if adam else 0
+    size = sum(parameter.numel() for parameter in critic)
+    # Of larger minibatches no rank does the whole fit.
+    chooses = adam and size * kwargs["batch_size"] <= _CHEAP_MINIBATCH
+    fit_messages = model.n_critic_updates * -(-states // kwargs["batch_size"]) if chooses else 0
     return {
         "update": update[0],
         "update_cpu": update[1],
@@ -114,9 +118,9 @@ def learn(options: argparse.Namespace, comm: Communicator) -> dict[str, Any]:
         "rollout_cpu_std": float(np.std((ends - starts[:-1])[:, 1], ddof=1)),
         "steps_per_second": per_update / update[0],
         "states": states,
-        "fit": median("trust_region/critic_seconds"),
+        "fit": median("trust_region/critic_seconds") * (update[1] - rollout[1]) / (update[0] - rollout[0]),  # in CPU time
         "fit_messages": fit_messages,
-        "fit_megabytes": fit_messages * 4e-6 * sum(parameter.numel() for parameter in critic),
+        "fit_megabytes": fit_messages * 4e-6 * size,
         "gathered_megabytes": states * 4e-6 * (env.observation_space.shape[0] + 1),
         "parameters": sum(parameter.numel() for parameter in model.policy.parameters()),
         "cg_steps": median("trust_region/cg_steps"),

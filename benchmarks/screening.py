@@ -4,8 +4,8 @@ The screening of hyperparameters for ``trpo_fvp.yml``: ``python -m benchmarks.sc
 Seven settings at two levels each, on every environment of the learning benchmark, in the 12 runs of a Plackett-Burman design
 (Plackett and Burman, 1946): each level of each setting is in half of the runs, and each pair of levels of two settings in a
 quarter of them, so that every run says something about every setting. The effect of a setting is the mean score of the runs
-at its high level less that of those at its low one; the four columns of the design that no setting uses show how large such
-a difference is when nothing has been changed. Scores are normalised final returns.
+at its high level less that of those at its low one. The four columns of the design that no setting uses show how large noise
+and interactions of settings, which a third of each reaches every column, are together. Scores are normalised final returns.
 
 ``--run FOLDER`` does the runs that are missing, by ``sb3-trpo-fvp sweep`` and on a seed that the benchmark does not report,
 ``--collect FOLDER`` takes their returns into ``benchmarks/results/screening.json``, and without either the table is written
@@ -26,6 +26,8 @@ from sb3_trpo_fvp.zoo.results import load_results
 
 RESULTS = ROOT / "benchmarks" / "results" / "screening.json"
 PAGE = ROOT / "docs" / "benchmarks.md"
+OVER = "trpo_fvp conf_file=trpo.yml"
+"""Settings replace RL-Zoo's values, and not those of the file that is being tuned."""
 FACTORS: dict[str, tuple[str, str]] = {
     "n_steps": ("1024", "512"),
     "target_kl": ("0.04", "0.12"),
@@ -105,7 +107,7 @@ def variants(env: str) -> list[str]:
     runs = []
     for row in design()[:, : len(factors)]:
         settings = [f"{name}={levels[int(level > 0)]}" for (name, levels), level in zip(factors.items(), row, strict=True)]
-        runs.append(" ".join(["trpo_fvp", *settings]))
+        runs.append(" ".join([OVER, *settings]))
     return runs
 
 
@@ -126,7 +128,7 @@ def runs_of(env: str) -> list[tuple[str, int, int]]:
     :param env: the environment
     :return: algorithm with its settings, seed and steps of each
     """
-    tried = [(f"trpo_fvp {settings}", seed) for settings, seeds in TRIED[env].items() for seed in seeds]
+    tried = [(f"{OVER} {settings}", seed) for settings, seeds in TRIED[env].items() for seed in seeds]
     return [*((variant, SEED, STEPS) for variant in variants(env)), *((*run, FULL_LENGTH) for run in tried)]
 
 
@@ -162,16 +164,19 @@ def table(results: dict[str, list[float]]) -> str:
         low, high = references[env]["random"], references[env]["reference"]
         found[env] = effects((np.array(finals[: len(design())]) - low) / (high - low))
     envs = list(found)
-    pooled = np.mean(list(found.values()), axis=0)
     header = ("setting", "low", "high", *envs, "mean")
     lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
     for index, (name, levels) in enumerate(FACTORS.items()):
+        own = [env for env in envs if name in LEVELS_OF.get(env, {})]
+        pooled = float(np.mean([found[env][index] for env in envs if env not in own]))
+        note = "".join(f" ({env}: {', '.join(LEVELS_OF[env][name])}; not in the mean)" for env in own)
         shown = [level.replace("{", "").replace("}", "").replace('"', "").replace(":", " ") for level in levels]
         cells = [f"{found[env][index]:+.2f}" for env in envs]
-        lines.append("| " + " | ".join((f"`{name}`", *shown, *cells, f"**{pooled[index]:+.2f}**")) + " |")
+        lines.append("| " + " | ".join((f"`{name}`{note}", *shown, *cells, f"**{pooled:+.2f}**")) + " |")
     idle = slice(len(FACTORS), None)
     spread = [f"±{np.sqrt(np.mean(found[env][idle] ** 2)):.2f}" for env in envs]
-    last = f"±{np.sqrt(np.mean(pooled[idle] ** 2)):.2f}"
+    means = np.mean(list(found.values()), axis=0)
+    last = f"±{np.sqrt(np.mean(means[idle] ** 2)):.2f}"
     lines.append("| " + " | ".join(("no setting (root mean square of 4)", "", "", *spread, last)) + " |")
     return "\n".join(lines)
 

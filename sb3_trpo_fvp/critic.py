@@ -28,6 +28,12 @@ from sb3_trpo_fvp.parameters import (
 )
 from sb3_trpo_fvp.stacks import Stack, critic_stack
 
+_MOST_RANKS = 4
+_MOST_NUMBERS = 2**26
+"""Features of all ranks that a rank brings together at most: 256 megabytes in single precision."""
+_CHEAP_MINIBATCH = 2**22
+"""Parameters times states up to which a rank computes a minibatch sooner than it sends a message about it."""
+
 
 class CriticStatus(Enum):
     """How a critic fit ended."""
@@ -93,18 +99,24 @@ class ValueFunction:
     def _stack(self) -> Stack | None:
         return critic_stack(self.policy, self._split.critic)
 
-    def of_all_ranks(self) -> "ValueFunction | None":
+    @property
+    def is_alike_everywhere(self) -> bool:
+        """
+        Whether every rank is sure to compute the same from the same states, and has room for those of all: a plain stack on
+        features that stand still. Dropout, for one, draws on each rank for itself.
+        """
+        features = self._features
+        return self._stack is not None and features is not None and features.numel() * self.comm.world_size <= _MOST_NUMBERS
+
+    def of_all_ranks(self) -> "ValueFunction":
         """
         Bring the states of all ranks here, so that nothing is left to ask of the others.
 
-        :return: the critic on the states of all; None unless it is a plain stack on features that stand still, which is all
-            that every rank is sure to compute alike (dropout draws on each rank for itself)
+        :return: the critic on the states of all; only where it :attr:`is_alike_everywhere`, on every rank
         """
-        features = self._features
-        if self._stack is None or features is None:
-            return None
+        assert self._features is not None
         whole = ValueFunction(self.policy, self._split, self._observations)
-        whole._features = self.comm.concatenate(features)
+        whole._features = self.comm.concatenate(self._features)
         whole.size = len(whole._features)
         return whole
 
@@ -192,11 +204,6 @@ class CriticFit(ABC):
         """
 
 
-_MOST_RANKS = 4
-_CHEAP_MINIBATCH = 2**22
-"""Parameters times states up to which a rank computes a minibatch sooner than it sends a message about it."""
-
-
 class AdamCritic(CriticFit):
     """
     Epochs of minibatches with the policy's own optimizer, whatever it is, as sb3-contrib does.
@@ -220,11 +227,12 @@ class AdamCritic(CriticFit):
         optimizer.zero_grad(set_to_none=True)
         gradient = flatten([th.zeros_like(parameter) for parameter in values.parameters])
         comm, batch_size, permute = values.comm, self.batch_size, np.random.permutation
-        if 1 < comm.world_size <= _MOST_RANKS:
-            batch_sizes = comm.gather(batch_size)
-            whole = values.of_all_ranks() if max(batch_sizes) * len(gradient) <= _CHEAP_MINIBATCH else None
-            if whole is not None:
-                values, returns, batch_size = whole, comm.concatenate(returns), sum(batch_sizes)
+        if 1 < comm.world_size <= _MOST_RANKS and self.n_epochs > 0:
+            together = values.is_alike_everywhere and batch_size * len(gradient) <= _CHEAP_MINIBATCH
+            ranks = comm.gather((together, batch_size))
+            if all(willing for willing, _ in ranks):
+                values, returns = values.of_all_ranks(), comm.concatenate(returns)
+                batch_size = sum(size for _, size in ranks)
                 permute = np.random.default_rng(comm.broadcast(np.random.randint(2**31))).permutation
         for parameter, piece in zip(values.parameters, unflatten(gradient, values.parameters), strict=True):
             parameter.grad = piece

@@ -237,7 +237,8 @@ class GaussNewton(_FactoredFisher):
     Parameters as in :class:`FisherOperator`, and:
 
     :param chunk_size: do the product on so many states at a time, at least 1; bounds the memory of an autograd graph at
-        the price of a forward pass per product. By default all states at once.
+        the price of a forward pass per product. By default all states at once, and plain stacks of layers in pieces that
+        fit a processor's cache.
     """
 
     name = "gauss_newton"

@@ -114,10 +114,11 @@ def _factors(actor: LinearizedActor, actions: th.Tensor) -> tuple[list[LinearLay
     inputs: list[th.Tensor] = []
     outputs: list[th.Tensor] = []
     for piece in actor.pieces:
+        phi = actor.written_out(piece)
         score = actor.score(piece, actions)
         if score is None:
             return None
-        backward = actor.written_out(piece).every(step).backward([u[::step] for u in score])
+        backward = phi.every(step).backward([u[::step] for u in score])
         reached = [(layer, g) for layer, g in backward if isinstance(layer, LinearLayer) and layer.has_parameters]
         layers = [layer for layer, _ in reached]
         if not inputs:

@@ -336,7 +336,6 @@ class StackLinearization(Linearization):
         """
         twin = copy.copy(self)
         twin._layers = [layer.every(step) for layer in self._layers]
-        twin.head = self.head[::step]
         twin.outputs = tuple(output[::step] for output in self.outputs)
         twin._std = None if self._std is None else self._std[::step]
         return twin

@@ -114,9 +114,10 @@ class LinearizedActor:
         :param actions: taken in all N states, (N, A) as rollout buffers hold them
         :return: the derivative of one output of shape (n,)
         """
+        phi = self.written_out(piece) if self.is_written_out else None  # held, so that it is not made a second time
         score = self.score(piece, actions)
-        if score is not None:
-            return _Scores(self.written_out(piece), score)
+        if phi is not None and score is not None:
+            return _Scores(phi, score)
         with evaluation_mode(self.policy), th.enable_grad():
             distribution = self.policy.get_distribution(index_observations(self.observations, piece))
             log_prob = distribution.log_prob(prepare_actions(self.policy, actions[piece]))

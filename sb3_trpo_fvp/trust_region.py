@@ -213,7 +213,7 @@ def trust_region_step(
     """
     Solve (H + λI)s = g, step βs with β = √(2δ / sᵀHs), and backtrack until surrogate and KL agree (TRPO, appendix C).
 
-    1. H in β is undamped, so that the quadratic model of the KL is exactly δ at the full step.
+    1. H in β is undamped, unless asked for, so that the quadratic model of the KL is exactly δ at the full step.
     2. sᵀHs comes from the solver's own state and costs no product.
     3. On rejection, error or interruption the actor's parameters are restored bit for bit.
 

@@ -361,17 +361,17 @@ def test_states_are_brought_together_where_every_rank_computes_alike() -> None:
     data = Rollout(policy)
     split = split_parameters(policy, data.observations)
     own = ValueFunction(policy, split, data.observations, Pair())
+    assert own.is_alike_everywhere
     whole = own.of_all_ranks()
-    assert whole is not None
     assert whole.size == 2 * own.size
     assert th.equal(whole(), th.cat([own(), own()]))
     # Dropout draws on each rank for itself, and learned features change with every minibatch.
     policy.mlp_extractor.value_net.append(nn.Dropout(0.5))
-    assert ValueFunction(policy, split, data.observations, Pair()).of_all_ranks() is None
+    assert not ValueFunction(policy, split, data.observations, Pair()).is_alike_everywhere
     learned = make_policy(features_extractor_class=Normalised, share_features_extractor=False)
     learned.set_training_mode(False)
     split = split_parameters(learned, data.observations)
-    assert ValueFunction(learned, split, data.observations, Pair()).of_all_ranks() is None
+    assert not ValueFunction(learned, split, data.observations, Pair()).is_alike_everywhere
 
 
 def test_frozen_parameters_stay() -> None:

@@ -120,14 +120,14 @@ def test_the_time_to_reach_is_that_of_the_first_evaluation_there() -> None:
 def test_the_tables_compare_and_say_how_many_runs() -> None:
     text = comparison(RUNS, REFERENCES, OWN)
     assert "4 runs of each" in text
-    assert "| A-v0 | 2 | 0 [0, 0] | 50 [50, 50] | 50 [50, 50] | 2.00 × | 0.0200 / 0.0200 |" in text
-    assert "| A-v0 | 0 [0, 0] | 50 [50, 50] | 2.00 × | 0.42 |" in summary(RUNS, REFERENCES)
+    assert "| A-v0 | 2 | 0 [0, 0] | 50 [50, 50] | 50 [50, 50] | 2.00 | 0.0200 / 0.0200 |" in text
+    assert "| A-v0 | 0 [0, 0] | 50 [50, 50] | 2.00 | 0.42 |" in summary(RUNS, REFERENCES)
     alike = [replace(run, variant=variant) for variant in ALIKE[:2] for run in RUNS if run.variant == OWN]
     assert "| A-v0 | KL Hessian | 2 | 50 [50, 50] | 4.0 | 1.00 |" in operator_table(alike)
     # The larger of the two KLs is above the bound.
     assert "| A-v0 | 0.02 | 0.0200 (0.0300) | 50% | 0.02 | 0.0200 (0.0300) | 50% |" in kl_table(RUNS)
     swap = [replace(run, variant=run.variant.split()[0]) for run in RUNS]
-    assert "| A-v0 | 2 | 0 [0, 0] | 50 [50, 50] | 50 [50, 50] | -50 [-50, -50] | -25 [-25, -25] | 2.00 × |" in defaults_table(
+    assert "| A-v0 | 2 | 0 [0, 0] | 50 [50, 50] | 50 [50, 50] | -50 [-50, -50] | -25 [-25, -25] | 2.00 |" in defaults_table(
         swap
     )
     assert len(of_env(matched(RUNS, (BASELINE,))[BASELINE], "B-v0")) == 3
@@ -147,13 +147,14 @@ def test_finished_runs_are_collected_and_read_back(tmp_path: Path) -> None:
         "seconds": 9.0,
         "cpu_seconds": 5.04,
         "folder": "zoo",
-        "versions": {},
+        "versions": {"cpu": "one"},
     }
     (folder / "finished.json").write_text(json.dumps(finished))
     (tmp_path / "sweep" / "unfinished").mkdir()
     assert collect(tmp_path / "sweep", tmp_path / "results") == 1
     (found,) = read(tmp_path / "results")
     assert (found.variant, found.env, found.seed, found.target_kl) == (OWN, "A-v0", 3, 0.2)
+    assert found.machine == "one"
     assert found.seconds.tolist() == [2.0, 4.0]
     assert found.kl.tolist() == [0.1, 0.3, 0.0]
     assert found.means == {"trust_region/cg_steps": 3.0}

@@ -57,7 +57,11 @@ def test_the_documented_command_trains_one_agent_on_two_machines(hosts: None, tm
                 [*launcher, "-n", "4096", "--eval-freq", "-1"], cwd=folder, env=environment, stdout=log, stderr=log
             )
         processes.append(process)
-    codes = [process.wait(120) for process in processes]
+    try:
+        codes = [process.wait(120) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
     logs = [(tmp_path / host / "log.txt").read_text() for host in ADDRESSES]
     assert codes == [0, 0], "\n".join(logs)
     # The first rollout has 1024 steps of two environments on each of two ranks, and the model is where rank 0 is.

@@ -100,6 +100,23 @@ def _mark_finished(folder: Path, run: Run, seconds: float) -> None:
     os.replace(temporary, folder / FINISHED)
 
 
+def processor() -> str:
+    """
+    Name the processor.
+
+    :return: its name, with family and model where the name says little
+    """
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.exists():
+        return platform.processor() or platform.machine()
+    fields: dict[str, str] = {}
+    for line in cpuinfo.read_text().splitlines():
+        key, _, value = line.partition(":")
+        fields.setdefault(key.strip(), value.strip())
+    name = fields.get("model name", platform.machine())
+    return f"{name} (family {fields['cpu family']}, model {fields['model']})" if "cpu family" in fields else name
+
+
 def versions() -> dict[str, Any]:
     """
     Say what a result was made with.
@@ -107,6 +124,7 @@ def versions() -> dict[str, Any]:
     :return: the versions of the packages that it depends on, and the machine's kind
     """
     found: dict[str, Any] = {"python": platform.python_version(), "machine": platform.machine(), "cpus": os.cpu_count()}
+    found["cpu"] = processor()
     found["sb3-trpo-fvp"] = __version__
     for package in ("sb3_contrib", "stable_baselines3", "rl_zoo3", "torch", "gymnasium", "mujoco", "numpy"):
         try:
