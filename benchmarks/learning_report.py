@@ -135,11 +135,12 @@ def reaching(theirs: Sequence[Run], ours: Sequence[Run]) -> tuple[float, float] 
         return None
     found = []
     for runs in (theirs, ours):
+        timed = [run.seconds for run in runs if not np.isnan(run.seconds).any()]
+        if not timed:
+            return None
         means = np.mean([run.smoothed for run in runs], axis=0)
         above = np.nonzero(means >= level - 1e-9)[0]
-        seconds = np.mean([run.seconds for run in runs], axis=0)
-        if np.isnan(seconds).any():
-            return None
+        seconds = np.mean(timed, axis=0)
         found.append((seconds[above[0]], runs[0].steps[above[0]]) if len(above) else (math.inf, math.inf))
     return found[1][0] / found[0][0], found[1][1] / found[0][1]
 
@@ -270,7 +271,10 @@ def time_table(runs: Sequence[Run], variant: str = OWN) -> str:
     if not body:
         return "No pair of runs has times yet."
     lines = _table(("environment", "return to reach", "CPU time, this / sb3-contrib", "steps, this / sb3-contrib"), body)
-    return "\n".join([*lines, "", f"Median over environments of the ratio of CPU times: {statistics.median(times):.2f}."])
+    middle = statistics.median(times)
+    return "\n".join([*lines, "", f"Median over environments of the ratio of CPU times: {middle:.2f}."]).replace(
+        "inf", "not reached"
+    )
 
 
 def operator_table(runs: Sequence[Run]) -> str:
