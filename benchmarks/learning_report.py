@@ -11,6 +11,7 @@ import numpy as np
 from benchmarks.learning import BASELINE, LIKE_FOR_LIKE, NAMES, OWN, ROOT, Run
 from benchmarks.tables import update_page
 from sb3_trpo_fvp.zoo.measure import bootstrap
+from sb3_trpo_fvp.zoo.sweep import Sweep
 
 PAGES = (ROOT / "docs" / "benchmarks.md", ROOT / "README.md")
 ALIKE = tuple(name for name in NAMES if LIKE_FOR_LIKE in name)
@@ -399,10 +400,17 @@ def parts(runs: Sequence[Run], defaults: Sequence[Run], references: References) 
         "learning-time": time_table(runs),
         "learning-operators": operator_table(runs),
         "learning-kl": kl_table(runs),
-        "learning-machine": f"{len(runs)} runs, a thread each, on {' and '.join(machines)}.",
+        "learning-machine": _progress(runs, machines),
         "learning-defaults": defaults_table(defaults),
         "learning-summary": summary(runs, references),
     }
+
+
+def _progress(runs: Sequence[Run], machines: Sequence[str]) -> str:
+    wanted = len(Sweep.load("benchmark").runs())
+    state = "All" if len(runs) == wanted else f"**The study is unfinished:** {len(runs)} of"
+    where = " and ".join(machines)
+    return f"{state} {wanted} runs are done, a thread each, on {where}; only what both sides have done is compared."
 
 
 def publish(runs: Sequence[Run], defaults: Sequence[Run], references: References) -> dict[str, str]:
