@@ -1,13 +1,14 @@
 """The table and the figure of :mod:`benchmarks.critic`, from whatever runs there are."""
 
 import json
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+
+from benchmarks.learning_report import reproducible
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "critic.md"
@@ -147,11 +148,9 @@ def aggregate(runs: Sequence[Series]) -> list[str]:
     seeds, envs = scores["adam"].shape
     if seeds < 2:
         return ["Too few seeds for an interval of the aggregated returns."]
-    with warnings.catch_warnings():
-        # The bootstrap's package has renamed the argument that rliable passes the generator in.
-        warnings.simplefilter("ignore", FutureWarning)
+    with reproducible():
         points, intervals = library.get_interval_estimates(
-            scores, lambda matrix: np.array([metrics.aggregate_iqm(matrix)]), reps=5000, random_state=np.random.RandomState(0)
+            scores, lambda matrix: np.array([metrics.aggregate_iqm(matrix)]), reps=5000
         )
     parts = [
         f"{NAMES[critic]} {points[critic][0]:.2f} [{intervals[critic][0, 0]:.2f}, {intervals[critic][1, 0]:.2f}]"

@@ -1,6 +1,5 @@
 """The figures of :mod:`benchmarks.learning`."""
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.learning import BASELINE, NAMES, OWN, ROOT, Run
-from benchmarks.learning_report import ALIKE, REPETITIONS, References, improvement, matched, scores
+from benchmarks.learning_report import ALIKE, REPETITIONS, References, improvement, matched, reproducible, scores
 from sb3_trpo_fvp.zoo.measure import bootstrap
 
 FIGURES = ROOT / "docs" / "figures"
@@ -69,11 +68,8 @@ def draw_aggregates(runs: Sequence[Run], references: References, path: Path) -> 
         if variant in ALIKE[1:]:  # one of them is enough to be compared with this project's own
             continue
         steps = next(iter(pair[variant].values())).steps
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            points, spread = library.get_interval_estimates(
-                {"x": matrix}, _iqm_over_steps, reps=REPETITIONS // 4, random_state=np.random.RandomState(0)
-            )
+        with reproducible():
+            points, spread = library.get_interval_estimates({"x": matrix}, _iqm_over_steps, reps=REPETITIONS // 4)
             taus = np.linspace(0.0, 1.2, 61)
             curve, profile_spread = library.create_performance_profile({"x": matrix[:, :, -1]}, taus, reps=REPETITIONS // 4)
         efficiency.plot(steps, points["x"], color=COLORS[variant], label=NAMES[variant], lw=1.5)
