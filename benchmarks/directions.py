@@ -31,7 +31,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from benchmarks.learning import OWN, ROOT
-from benchmarks.tables import update_page
+from benchmarks.tables import markdown_table, update_page
 from sb3_trpo_fvp import TRPO, FisherOperator, conjugate_gradient, fisher_operator
 from sb3_trpo_fvp.cli import main as command
 from sb3_trpo_fvp.parameters import assign, evaluation_mode, flatten
@@ -208,7 +208,7 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
         "CG steps to 0.1",
         "to 0.01",
     )
-    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
+    body = []
     for env in sorted({run["parameters"]["env"] for run in runs}):
         of = [run for run in runs if run["parameters"]["env"] == env]
         for kind, thinning in CANDIDATES:
@@ -225,8 +225,8 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
                 *(f"{np.median(values(f'steps_{tolerance:g}')):g}" for tolerance in TOLERANCES),
             )
             share = "all" if thinning == 1 else f"every {thinning}th"
-            lines.append("| " + " | ".join((env, NAMES[kind], share, *cells)) + " |")
-    return "\n".join(lines)
+            body.append((env, NAMES[kind], share, *cells))
+    return markdown_table(header, body)
 
 
 def draw(runs: Sequence[dict[str, Any]], path: Path = FIGURE) -> None:

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from benchmarks.learning import BASELINE, LIKE_FOR_LIKE, NAMES, OWN, ROOT, Run
-from benchmarks.tables import update_page
+from benchmarks.tables import markdown_table, update_page
 from sb3_trpo_fvp.zoo.measure import bootstrap
 from sb3_trpo_fvp.zoo.sweep import Sweep
 
@@ -180,10 +180,6 @@ def write(value: Sequence[Any], digits: int, count: int = 2) -> str:
     return f"{middle:.{digits}f}" + (f" [{low:.{digits}f}, {high:.{digits}f}]" if count > 1 else "")
 
 
-def _table(header: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
-    return ["| " + " | ".join(line) + " |" for line in (header, ["---"] * len(header), *body)]
-
-
 def _final(runs: Sequence[Run]) -> str:
     return write(bootstrap(np.array([run.final for run in runs])), 0, len(runs))
 
@@ -218,7 +214,7 @@ def comparison(runs: Sequence[Run], references: References, variant: str) -> str
         "",
         f"`{variant}`; {len(pair[variant])} runs of each.",
         "",
-        *_table(
+        markdown_table(
             (
                 "environment",
                 "seeds",
@@ -277,11 +273,12 @@ def time_table(runs: Sequence[Run], variant: str = OWN) -> str:
         body.append((env, f"{level:.0f}", *cells))
     if not body:
         return "No pair of runs has times yet."
-    lines = _table(("environment", "return to reach", "CPU time, this / sb3-contrib", "steps, this / sb3-contrib"), body)
-    middle = statistics.median(times)
-    return "\n".join([*lines, "", f"Median over environments of the ratio of CPU times: {middle:.2f}."]).replace(
-        "inf", "not reached"
+    table = markdown_table(
+        ("environment", "return to reach", "CPU time, this / sb3-contrib", "steps, this / sb3-contrib"), body
     )
+    middle = statistics.median(times)
+    median = f"{middle:.2f}" if math.isfinite(middle) else "not reached"
+    return f"{table}\n\nMedian over environments of the ratio of CPU times: {median}."
 
 
 def operator_table(runs: Sequence[Run]) -> str:
@@ -305,7 +302,7 @@ def operator_table(runs: Sequence[Run]) -> str:
                 (env, NAMES[variant].partition(",")[0], str(len(of)), _final(of), f"{steps:.1f}", _cpu_ratio(of, first))
             )
     named = NAMES[present[0]].partition(",")[0]
-    return "\n".join(_table(("environment", "operator", "seeds", "return", "CG steps", f"CPU time / that of {named}"), body))
+    return markdown_table(("environment", "operator", "seeds", "return", "CG steps", f"CPU time / that of {named}"), body)
 
 
 def kl_table(runs: Sequence[Run]) -> str:
@@ -333,7 +330,7 @@ def kl_table(runs: Sequence[Run]) -> str:
     header = ["environment"]
     for name in ("sb3-contrib", "this"):
         header += [f"{name}: `target_kl`", "joint KL, mean (largest)", "updates above it"]
-    return "\n".join(_table(header, body))
+    return markdown_table(header, body)
 
 
 def defaults_table(runs: Sequence[Run]) -> str:
@@ -360,7 +357,7 @@ def defaults_table(runs: Sequence[Run]) -> str:
         "this",
         "CPU time, sb3-contrib / this",
     )
-    return "\n".join(_table(header, body)) if body else "No run yet."
+    return markdown_table(header, body) if body else "No run yet."
 
 
 def summary(runs: Sequence[Run], references: References) -> str:
@@ -387,7 +384,7 @@ def summary(runs: Sequence[Run], references: References) -> str:
         "CPU time, sb3-contrib / this",
         "time to sb3-contrib's final return, this / sb3-contrib",
     )
-    return "\n".join([*_table(header, body), "", aggregate_sentence(pair, references, OWN)])
+    return "\n".join([markdown_table(header, body), "", aggregate_sentence(pair, references, OWN)])
 
 
 def parts(runs: Sequence[Run], defaults: Sequence[Run], references: References) -> dict[str, str]:

@@ -29,7 +29,7 @@ from matplotlib.figure import Figure
 from benchmarks.environment import describe_environment
 from benchmarks.learning import ROOT
 from benchmarks.memory import peak_bytes
-from benchmarks.tables import update_page
+from benchmarks.tables import markdown_table, update_page
 from benchmarks.workloads import Workload, cached_rollout
 from sb3_trpo_fvp import TRPO, conjugate_gradient, fisher_operator
 from sb3_trpo_fvp.trust_region import SurrogateProblem
@@ -162,7 +162,7 @@ def table(results: dict[str, Any]) -> str:
     :return: markdown
     """
     header = ("hidden layers", "P", "time, Hessian / products", "memory of the Hessian", "of the products")
-    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
+    body = []
     for left, right in zip(results["naive"], results["products"], strict=True):
         size = f"{left['width']}-{left['width']}", f"{left['P']:,}"
         ours = _bytes(right["bytes"])
@@ -172,8 +172,8 @@ def table(results: dict[str, Any]) -> str:
             whole = left["rows"] == left["P"]
             memory = ("" if whole else "more than ") + _bytes(left["bytes"])
             cells = (f"{left['seconds'] / right['seconds']:,.0f}{'' if whole else ' (estimated)'}", memory, ours)
-        lines.append("| " + " | ".join((*size, *cells)) + " |")
-    return "\n".join(lines)
+        body.append((*size, *cells))
+    return markdown_table(header, body)
 
 
 def _bytes(value: float) -> str:

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.learning import LAST, ROOT, read_references
-from benchmarks.tables import update_page
+from benchmarks.tables import markdown_table, update_page
 from sb3_trpo_fvp.cli import main as command
 from sb3_trpo_fvp.zoo.results import load_results
 
@@ -165,20 +165,20 @@ def table(results: dict[str, list[float]]) -> str:
         found[env] = effects((np.array(finals[: len(design())]) - low) / (high - low))
     envs = list(found)
     header = ("setting", "low", "high", *envs, "mean")
-    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
+    body = []
     for index, (name, levels) in enumerate(FACTORS.items()):
         own = [env for env in envs if name in LEVELS_OF.get(env, {})]
         pooled = float(np.mean([found[env][index] for env in envs if env not in own]))
         note = "".join(f" ({env}: {', '.join(LEVELS_OF[env][name])}; not in the mean)" for env in own)
         shown = [level.replace("{", "").replace("}", "").replace('"', "").replace(":", " ") for level in levels]
         cells = [f"{found[env][index]:+.2f}" for env in envs]
-        lines.append("| " + " | ".join((f"`{name}`{note}", *shown, *cells, f"**{pooled:+.2f}**")) + " |")
+        body.append((f"`{name}`{note}", *shown, *cells, f"**{pooled:+.2f}**"))
     idle = slice(len(FACTORS), None)
     spread = [f"±{np.sqrt(np.mean(found[env][idle] ** 2)):.2f}" for env in envs]
     means = np.mean(list(found.values()), axis=0)
     last = f"±{np.sqrt(np.mean(means[idle] ** 2)):.2f}"
-    lines.append("| " + " | ".join(("no setting (root mean square of 4)", "", "", *spread, last)) + " |")
-    return "\n".join(lines)
+    body.append(("no setting (root mean square of 4)", "", "", *spread, last))
+    return markdown_table(header, body)
 
 
 def tried_table(results: dict[str, list[float]]) -> str:
@@ -188,13 +188,13 @@ def tried_table(results: dict[str, list[float]]) -> str:
     :param results: as committed
     :return: markdown
     """
-    lines = ["| environment | settings | seeds | return |", "| --- | --- | --- | --- |"]
+    body = []
     for env, of in TRIED.items():
         finals = iter(results[env][len(design()) :])
         for settings, seeds in of.items():
             returns = ", ".join(f"{next(finals):.0f}" for _ in seeds)
-            lines.append(f"| {env} | `{settings}` | {', '.join(map(str, seeds))} | {returns} |")
-    return "\n".join(lines)
+            body.append((env, f"`{settings}`", ", ".join(map(str, seeds)), returns))
+    return markdown_table(("environment", "settings", "seeds", "return"), body)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,5 +1,6 @@
 """Results as tables: for the terminal, and as markdown between markers of a page."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +72,8 @@ def markdown(results: dict[str, Any]) -> dict[str, str]:
     # Without the targets, marks for reaching them mean nothing.
     brief = [(what, work, against, *(text.rstrip(" ✓✗") for text in cells)) for what, work, against, _, *cells in table]
     parts = {
-        "speed-table": _markdown_table(HEADER, table),
-        "speed-summary": _markdown_table((*HEADER[:3], *HEADER[4:]), brief),
+        "speed-table": markdown_table(HEADER, table),
+        "speed-summary": markdown_table((*HEADER[:3], *HEADER[4:]), brief),
         "speed-environment": _environment(results),
     }
     if "improvement" in results["curves"]:
@@ -96,7 +97,14 @@ def update_page(file: Path, parts: dict[str, str]) -> None:
     file.write_text(text, encoding="utf-8")
 
 
-def _markdown_table(header: tuple[str, ...], body: list[tuple[str, ...]]) -> str:
+def markdown_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """
+    Write a table.
+
+    :param header: its columns
+    :param body: its lines
+    :return: markdown
+    """
     return "\n".join("| " + " | ".join(line) + " |" for line in (header, ("---",) * len(header), *body))
 
 
@@ -133,7 +141,7 @@ def _improvement(curve: dict[str, Any]) -> str:
             f"{needed['none']} with none (medians of {summary['rollouts']} rollouts)."
         )
     sentences.append(f"Setting the Kronecker factors up costs as much as {curve['setup']:.1f} products.")
-    return _markdown_table(header, body) + "\n\n" + " ".join(sentences)
+    return markdown_table(header, body) + "\n\n" + " ".join(sentences)
 
 
 def _needed(products: float) -> str:

@@ -77,11 +77,13 @@ def test_quadratic_kl_of_the_full_step_is_delta(distribution: str) -> None:
     assert 0.5 * full_step @ h @ full_step == pytest.approx(delta, rel=1e-5)
 
 
+@pytest.mark.parametrize("damped_beta", [False, True])
 @pytest.mark.parametrize("damping", [0.0, 1e-3, 0.1, 10.0])
-def test_quadratic_kl_is_delta_for_any_damping(damping: float) -> None:
-    """H in β is undamped: the damping turns the step but does not shorten it."""
+def test_quadratic_kl_is_delta_for_any_damping(damping: float, damped_beta: bool) -> None:
+    """H in β is undamped: the damping turns the step but does not shorten it, unless asked for."""
     delta = 0.01
-    model = exact_model("gaussian", target_kl=delta, cg_damping=damping, cg_residual_tol=0.05, cg_max_steps=10)
+    kwargs = {"target_kl": delta, "cg_damping": damping, "cg_residual_tol": 0.05, "cg_max_steps": 10}
+    model = exact_model("gaussian", damped_beta=damped_beta, **kwargs)
     collect(model)
     observations, _, _ = rollout_of(model)
     named = oracles.actor_parameters(model.policy)
@@ -89,20 +91,8 @@ def test_quadratic_kl_is_delta_for_any_damping(damping: float) -> None:
     before = parameters_of(model)
     model.train()
     full_step = step_of(model, before, list(named)) / logged(model)["trust_region/step_fraction"]
-    assert 0.5 * full_step @ h @ full_step == pytest.approx(delta, rel=1e-5)
-
-
-def test_damped_beta_holds_the_damped_curvature_against_delta() -> None:
-    delta, damping = 0.01, 0.1
-    model = exact_model("gaussian", target_kl=delta, cg_damping=damping, damped_beta=True, cg_residual_tol=0.0)
-    collect(model)
-    observations, _, _ = rollout_of(model)
-    named = oracles.actor_parameters(model.policy)
-    h = oracles.fisher(model.policy, observations, list(named.values()))
-    before = parameters_of(model)
-    model.train()
-    full_step = step_of(model, before, list(named)) / logged(model)["trust_region/step_fraction"]
-    assert 0.5 * full_step @ (h + damping * np.eye(len(h))) @ full_step == pytest.approx(delta, rel=1e-5)
+    held = h + damping * np.eye(len(h)) if damped_beta else h
+    assert 0.5 * full_step @ held @ full_step == pytest.approx(delta, rel=1e-5)
 
 
 @pytest.mark.parametrize("delta", [0.001, 0.1])
