@@ -152,19 +152,40 @@ def reaching(theirs: Sequence[Run], ours: Sequence[Run]) -> tuple[float, float] 
     return found[1][0] / found[0][0], found[1][1] / found[0][1]
 
 
-def difference(theirs: Sequence[Run], ours: Sequence[Run]) -> Interval:
+def difference(theirs: np.ndarray, ours: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """
-    Estimate by how much the final returns differ; the seeds of both are drawn independently, as they share nothing.
+    Estimate by how much returns differ; the seeds of both are drawn independently, as they share nothing.
 
-    :param theirs: runs of one environment
+    :param theirs: returns, (seeds, ...)
     :param ours: likewise
-    :return: ours less theirs, with its 95 % percentile-bootstrap interval
+    :return: ours less theirs, with the ends of its 95 % percentile-bootstrap interval, each of shape (...)
     """
-    a, b = (np.array([run.final for run in of]) for of in (theirs, ours))
     generator = np.random.default_rng(0)
-    drawn = [of[generator.integers(len(of), size=(REPETITIONS, len(of)))].mean(axis=1) for of in (a, b)]
-    low, high = np.percentile(drawn[1] - drawn[0], [2.5, 97.5])
-    return float(b.mean() - a.mean()), float(low), float(high)
+    drawn = [of[generator.integers(len(of), size=(REPETITIONS, len(of)))].mean(axis=1) for of in (theirs, ours)]
+    low, high = np.percentile(drawn[1] - drawn[0], [2.5, 97.5], axis=0)
+    return ours.mean(axis=0) - theirs.mean(axis=0), low, high
+
+
+def _gap(theirs: Sequence[Run], ours: Sequence[Run]) -> str:
+    finals = (np.array([run.final for run in of]) for of in (theirs, ours))
+    return write([float(number) for number in difference(*finals)], 0, len(ours))
+
+
+def agreement(pair: Pair, variant: str) -> str:
+    """
+    Count where along the learning curves, smoothed as the final return is, the difference is within its interval.
+
+    :param pair: runs of the baseline and of the algorithm
+    :param variant: the algorithm
+    :return: a sentence
+    """
+    agree = points = 0
+    for env in environments(pair):
+        curves = (np.array([run.smoothed for run in of_env(pair[which], env)]) for which in (BASELINE, variant))
+        _, low, high = difference(*curves)
+        agree += int(((low <= 0.0) & (high >= 0.0)).sum())
+        points += len(low)
+    return f"Along the curves, the 95 % interval of the difference contains 0 at {agree} of {points} evaluations."
 
 
 def write(value: Sequence[Any], digits: int, count: int = 2) -> str:
@@ -207,8 +228,7 @@ def comparison(runs: Sequence[Run], references: References, variant: str) -> str
     for env in environments(pair):
         theirs, ours = of_env(pair[BASELINE], env), of_env(pair[variant], env)
         kl = " / ".join(f"{np.mean([run.kl.mean() for run in of]):.4f}" for of in (theirs, ours))
-        gap = write(difference(theirs, ours), 0, len(ours))
-        body.append((env, str(len(ours)), _final(theirs), _final(ours), gap, _cpu_ratio(theirs, ours), kl))
+        body.append((env, str(len(ours)), _final(theirs), _final(ours), _gap(theirs, ours), _cpu_ratio(theirs, ours), kl))
     lines = [
         f"### {NAMES[variant]} against sb3-contrib",
         "",
@@ -229,6 +249,8 @@ def comparison(runs: Sequence[Run], references: References, variant: str) -> str
         "",
         aggregate_sentence(pair, references, variant),
     ]
+    if variant in ALIKE:
+        lines += ["", agreement(pair, variant)]
     return "\n".join(lines)
 
 
@@ -345,8 +367,7 @@ def defaults_table(runs: Sequence[Run]) -> str:
     for env in environments(pair):
         theirs, ours = (of_env(pair[variant], env) for variant in ("trpo", "trpo_fvp"))
         whole = [write(bootstrap(np.array([run.returns.mean() for run in of])), 0, len(of)) for of in (theirs, ours)]
-        gap = write(difference(theirs, ours), 0, len(ours))
-        body.append((env, str(len(ours)), _final(theirs), _final(ours), gap, *whole, _cpu_ratio(theirs, ours)))
+        body.append((env, str(len(ours)), _final(theirs), _final(ours), _gap(theirs, ours), *whole, _cpu_ratio(theirs, ours)))
     header = (
         "environment",
         "seeds",

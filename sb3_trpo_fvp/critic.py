@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -226,14 +226,7 @@ class AdamCritic(CriticFit):
         # Gradients lie on the critic's parameters alone: an optimizer passes over those that have none.
         optimizer.zero_grad(set_to_none=True)
         gradient = flatten([th.zeros_like(parameter) for parameter in values.parameters])
-        comm, batch_size, permute = values.comm, self.batch_size, np.random.permutation
-        if 1 < comm.world_size <= _MOST_RANKS and self.n_epochs > 0:
-            together = values.is_alike_everywhere and batch_size * len(gradient) <= _CHEAP_MINIBATCH
-            ranks = comm.gather((together, batch_size))
-            if all(willing for willing, _ in ranks):
-                values, returns = values.of_all_ranks(), comm.concatenate(returns)
-                batch_size = sum(size for _, size in ranks)
-                permute = np.random.default_rng(comm.broadcast(np.random.randint(2**31))).permutation
+        values, returns, batch_size, permute = self._divide(values, returns, len(gradient))
         for parameter, piece in zip(values.parameters, unflatten(gradient, values.parameters), strict=True):
             parameter.grad = piece
         losses = []
@@ -252,6 +245,20 @@ class AdamCritic(CriticFit):
                     losses.append(loss)
         optimizer.zero_grad(set_to_none=True)
         return CriticStats(CriticStatus.FITTED, float(th.stack(losses).mean()) if losses else math.nan)
+
+    def _divide(
+        self, values: ValueFunction, returns: th.Tensor, num_parameters: int
+    ) -> tuple[ValueFunction, th.Tensor, int, Callable[[int], np.ndarray[Any, Any]]]:
+        """Decide, alike on every rank, who fits on which states: critic, targets, batch size and what draws their order."""
+        comm = values.comm
+        if 1 < comm.world_size <= _MOST_RANKS and self.n_epochs > 0:
+            together = values.is_alike_everywhere and self.batch_size * num_parameters <= _CHEAP_MINIBATCH
+            ranks = comm.gather((together, self.batch_size))
+            if all(willing for willing, _ in ranks):
+                order = np.random.default_rng(comm.broadcast(np.random.randint(2**31)))
+                batch_size = sum(size for _, size in ranks)
+                return values.of_all_ranks(), comm.concatenate(returns), batch_size, order.permutation
+        return values, returns, self.batch_size, np.random.permutation
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from benchmarks.learning_figures import draw_all
 from benchmarks.learning_report import (
     ALIKE,
     PAGES,
+    agreement,
     comparison,
     defaults_table,
     difference,
@@ -100,12 +101,18 @@ def test_returns_are_smoothed_over_as_many_evaluations_as_the_final_one() -> Non
 
 
 def test_the_difference_has_an_interval_over_independent_seeds() -> None:
-    a = [run(BASELINE, "A-v0", seed, float(seed)) for seed in range(5)]
-    b = [run(OWN, "A-v0", seed, 10.0 + seed) for seed in range(5)]
-    middle, low, high = difference(a, b)
+    a = np.arange(5.0)
+    middle, low, high = difference(a, 10.0 + a)
     assert middle == pytest.approx(10.0)
     # The mean of five of 0 ... 4 has a standard deviation of √(2 / 5), the difference of two √2 times that.
     assert (high - low) / 2 == pytest.approx(1.96 * np.sqrt(2) * np.sqrt(2 / 5), rel=0.1)
+
+
+def test_curves_agree_where_the_interval_of_their_difference_holds_zero() -> None:
+    theirs = {("A-v0", seed): run(BASELINE, "A-v0", seed, float(seed)) for seed in range(5)}
+    for distance, agree in ((0.0, 6), (50.0, 3)):  # the first three evaluations of all runs are the same
+        ours = {("A-v0", seed): run(OWN, "A-v0", seed, distance + seed) for seed in range(5)}
+        assert f"contains 0 at {agree} of 6 " in agreement({BASELINE: theirs, OWN: ours}, OWN)
 
 
 def test_the_time_to_reach_is_that_of_the_first_evaluation_there() -> None:
