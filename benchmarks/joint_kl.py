@@ -1,5 +1,5 @@
 """
-The joint KL of one update, sb3-contrib's TRPO and this one, at the same ``target_kl``.
+The joint KL of one update, sb3-contrib's TRPO and this one, at the same ``target_kl`` and ``cg_damping``.
 
 Measuring policy: the defaults of both, a rollout of 2048 states for each update, the first three updates of three seeds.
 The KL is that of the whole action, old policy first, mean over the states of the rollout, computed in double precision from
@@ -32,7 +32,7 @@ from sb3_trpo_fvp import TRPO
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "joint_kl.json"
 PAGE = ROOT / "docs" / "coming-from-sb3-contrib.md"
-TARGET_KL = 0.01
+TARGET_KL, CG_DAMPING = 0.01, 0.1
 N_STEPS, UPDATES, SEEDS = 2048, 3, 3
 ALGORITHMS = {"sb3-contrib": ContribTRPO, "sb3-trpo-fvp": TRPO}
 
@@ -87,7 +87,13 @@ def kl(old: Any, new: Any) -> float:
 def measure(algorithm: Any, environment: str, seed: int, updates: int) -> list[float]:
     """Train for a few updates and return the joint KL of each."""
     model = algorithm(
-        "MlpPolicy", Monitor(ENVIRONMENTS[environment]()), n_steps=N_STEPS, target_kl=TARGET_KL, seed=seed, device="cpu"
+        "MlpPolicy",
+        Monitor(ENVIRONMENTS[environment]()),
+        n_steps=N_STEPS,
+        target_kl=TARGET_KL,
+        cg_damping=CG_DAMPING,
+        seed=seed,
+        device="cpu",
     )
     model.set_logger(Logger(None, []))
     measured = []

@@ -5,6 +5,7 @@ import os
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from inspect import signature
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +22,10 @@ import sb3_trpo_fvp
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 
 Algorithm = TypeVar("Algorithm", bound=OnPolicyAlgorithm)
+
+
+THEIRS = {name: signature(sb3_contrib.TRPO).parameters[name].default for name in ("target_kl", "cg_damping")}
+"""sb3-contrib's defaults where ours are others."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ class Workload:
 
     def build(self, algorithm: type[Algorithm], **kwargs: Any) -> Algorithm:
         """
-        Build a model: seed 0, on the CPU, else at the algorithm's defaults.
+        Build a model: seed 0, on the CPU, else at sb3-contrib's defaults, and at ours for what only ours has.
 
         :param algorithm: either package's TRPO
         :param kwargs: further arguments of it
@@ -62,7 +67,7 @@ class Workload:
         """
         env = make_vec_env(self.env_id, n_envs=self.n_envs, seed=0)
         policy_kwargs = {} if self.net_arch is None else {"net_arch": list(self.net_arch)}
-        arguments = {"n_steps": self.n_steps, "policy_kwargs": policy_kwargs, "seed": 0, "device": "cpu", **kwargs}
+        arguments = {"n_steps": self.n_steps, "policy_kwargs": policy_kwargs, "seed": 0, "device": "cpu", **THEIRS, **kwargs}
         model = algorithm(self.policy, env, **arguments)
         model.set_logger(Logger(None, []))
         return model
