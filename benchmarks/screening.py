@@ -14,7 +14,7 @@ and on seeds that the benchmark does not report, ``--collect FOLDER`` takes the 
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -122,6 +122,41 @@ CHOSEN = {
 """What ``trpo_fvp.yml`` has."""
 
 
+DEFAULTS = "target_kl=0.05 cg_damping=1.0"
+"""What the constructor has."""
+_FIRST, _THREE = (104, 105), (104, 105, 106)
+SWAPPED: Tried = {
+    "HalfCheetah-v5": {
+        "target_kl=0.03 cg_damping=0.3": _THREE,
+        "target_kl=0.03 cg_damping=1.0": _THREE,
+        "target_kl=0.05 cg_damping=0.3": _FIRST,
+        DEFAULTS: _THREE,
+        "target_kl=0.1 cg_damping=0.5": _FIRST,
+    },
+    "Hopper-v5": {
+        "target_kl=0.03 cg_damping=0.3": _THREE,
+        "target_kl=0.03 cg_damping=1.0": _THREE,
+        "target_kl=0.05 cg_damping=0.3": _THREE,
+        DEFAULTS: _THREE,
+        "target_kl=0.1 cg_damping=0.5": _FIRST,
+    },
+    "Walker2d-v5": {
+        "target_kl=0.03 cg_damping=0.3": _THREE,
+        "target_kl=0.05 cg_damping=0.3": _FIRST,
+        DEFAULTS: _THREE,
+        "target_kl=0.1 cg_damping=0.5": _FIRST,
+    },
+    "Swimmer-v5": {"target_kl=0.03 cg_damping=0.3": _THREE, DEFAULTS: _THREE},
+    "LunarLanderContinuous-v3": {
+        "target_kl=0.03 cg_damping=0.3": _THREE,
+        "target_kl=0.03 cg_damping=1.0": _THREE,
+        DEFAULTS: _THREE,
+    },
+}
+"""What was tried for the constructor's defaults, in the sweep of the import swap."""
+SWAP_STEPS = 100_000
+
+
 def design() -> np.ndarray:
     """
     Build the design of 12 runs.
@@ -167,7 +202,7 @@ def runs_of(env: str) -> list[Run]:
     screened = [(settings, SEED, STEPS) for settings in variants(env)]
     tried = [
         (settings, seed, steps)
-        for steps, of in ((FULL_LENGTH, TRIED), (STEPS, RETRIED))
+        for steps, of in ((FULL_LENGTH, TRIED), (STEPS, RETRIED), (SWAP_STEPS, SWAPPED))
         for settings, seeds in of.get(env, {}).items()
         for seed in seeds
     ]
@@ -207,7 +242,7 @@ def collect(sweep: Path) -> Returns:
     found: Returns = {}
     for result in load_results(sweep):
         parameters = result.parameters
-        settings = result.variant.removeprefix(OVER).strip()
+        settings = result.variant.removeprefix(OVER).removeprefix("trpo_fvp").strip()
         run = (parameters["env"], settings, parameters["seed"], parameters["n_timesteps"])
         if run in wanted:
             found[run] = round(float(result.evaluations()[1][-LAST:].mean()), 1)
@@ -244,20 +279,21 @@ def table(returns: Returns) -> str:
     return markdown_table(header, body)
 
 
-def tried_table(returns: Returns, tried: Tried, steps: int) -> str:
+def tried_table(returns: Returns, tried: Tried, steps: int, chosen: Collection[str]) -> str:
     """
     Tabulate what was tried beyond the screening.
 
     :param returns: as committed
     :param tried: what, and on which seeds
     :param steps: of each run
-    :return: markdown, the chosen settings in bold
+    :param chosen: settings
+    :return: markdown, what was chosen in bold
     """
     body = []
     for env, of in tried.items():
         for settings, seeds in of.items():
             finals = [returns[env, settings, seed, steps] for seed in seeds]
-            name = f"**`{settings}`**" if settings == CHOSEN[env] else f"`{settings}`"
+            name = f"**`{settings}`**" if settings in chosen else f"`{settings}`"
             shown = (", ".join(f"{number:.0f}" for number in numbers) for numbers in (seeds, finals, [np.mean(finals)]))
             body.append((env, name, *shown))
     return markdown_table(("environment", "settings", "seeds", "returns", "mean"), body)
@@ -278,16 +314,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for env in ENVS:
             for settings, seed, steps in runs_of(env):
                 if (env, settings, seed, steps) not in returns:
-                    chosen = {"algo": [f"{OVER} {settings}"], "env": env, "seed": seed, "n_timesteps": steps}
+                    sweep, algorithm = ("defaults", "trpo_fvp") if steps == SWAP_STEPS else ("benchmark", OVER)
+                    chosen = {"algo": [f"{algorithm} {settings}"], "env": env, "seed": seed, "n_timesteps": steps}
                     values = [f"{name}={json.dumps(value)}" for name, value in chosen.items()]
-                    command(["sweep", "benchmark", "--no-wandb", "-o", str(options.run), "--set", *values])
+                    command(["sweep", sweep, "--no-wandb", "-o", str(options.run), "--set", *values])
     if options.run or options.collect:
         returns |= collect(options.run or options.collect)
         write(returns)
     parts = {
         "screening": table(returns),
-        "tried": tried_table(returns, TRIED, FULL_LENGTH),
-        "retried": tried_table(returns, RETRIED, STEPS),
+        "tried": tried_table(returns, TRIED, FULL_LENGTH, CHOSEN.values()),
+        "retried": tried_table(returns, RETRIED, STEPS, CHOSEN.values()),
+        "swapped": tried_table(returns, SWAPPED, SWAP_STEPS, [DEFAULTS]),
     }
     update_page(PAGE, parts)
     print("\n\n".join(parts.values()))

@@ -38,7 +38,8 @@ class TRPO(DataParallelAlgorithm, OnPolicyAlgorithm):
 
     Paper: https://arxiv.org/abs/1502.05477. Arguments up to ``_init_setup_model`` are those of sb3-contrib's TRPO, in
     its order and with its meaning, but for the KL: here it is that of the joint action, old policy first, and β uses
-    the undamped curvature. ``kl_reduction="mean"`` gives sb3-contrib's average over action dimensions back.
+    the undamped curvature. ``kl_reduction="mean"`` gives sb3-contrib's average over action dimensions back. Defaults are
+    its own, but for ``target_kl`` and ``cg_damping``, which are in units of that KL.
 
     Inside an initialised ``torch.distributed`` process group, the ranks train one policy together: ``n_steps``, the
     environments and ``batch_size`` are those of one rank, ``total_timesteps`` is that of all.
@@ -50,7 +51,8 @@ class TRPO(DataParallelAlgorithm, OnPolicyAlgorithm):
     :param batch_size: Minibatch size of the Adam critic
     :param gamma: Discount factor
     :param cg_max_steps: Most conjugate-gradient steps per update, at least 1
-    :param cg_damping: λ ≥ 0, added to the Fisher matrix in the linear solve, in units of its entries
+    :param cg_damping: λ ≥ 0, added to the Fisher matrix in the linear solve, in units of its entries. At 1.0 runs ended higher
+        than at 0.2 in the mean of each of five environments (docs/benchmarks.md, how the hyperparameters were found)
     :param line_search_shrinking_factor: By which a refused step is shortened, in (0, 1)
     :param line_search_max_iter: Most steps that the line search tries, at least 1
     :param n_critic_updates: Passes of the Adam critic over the rollout, per update
@@ -60,7 +62,8 @@ class TRPO(DataParallelAlgorithm, OnPolicyAlgorithm):
     :param rollout_buffer_class: Rollout buffer class to use. If ``None``, it will be automatically selected.
     :param rollout_buffer_kwargs: Keyword arguments to pass to the rollout buffer on creation
     :param normalize_advantage: Whether to normalize the advantages
-    :param target_kl: δ > 0, the bound on the mean KL(old ‖ new) of an update, in nats
+    :param target_kl: δ > 0, the bound on the mean KL(old ‖ new) of an update, in nats. The default is in the middle of what
+        learned about equally well at the default damping (docs/benchmarks.md, the import swap)
     :param sub_sampling_factor: Do the whole actor step on every n-th state of the rollout only
     :param stats_window_size: Window size for the rollout logging, in episodes
     :param tensorboard_log: the log location for tensorboard (if None, no logging)
@@ -107,7 +110,7 @@ class TRPO(DataParallelAlgorithm, OnPolicyAlgorithm):
         batch_size: int = 128,
         gamma: float = 0.99,
         cg_max_steps: int = 15,
-        cg_damping: float = 0.1,
+        cg_damping: float = 1.0,
         line_search_shrinking_factor: float = 0.8,
         line_search_max_iter: int = 10,
         n_critic_updates: int = 10,
@@ -117,7 +120,7 @@ class TRPO(DataParallelAlgorithm, OnPolicyAlgorithm):
         rollout_buffer_class: type[RolloutBuffer] | None = None,
         rollout_buffer_kwargs: dict[str, Any] | None = None,
         normalize_advantage: bool = True,
-        target_kl: float = 0.01,
+        target_kl: float = 0.05,
         sub_sampling_factor: int = 1,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,

@@ -13,6 +13,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_trpo_fvp import TRPO
+from tests.conftest import BOUND
 
 VECTOR = spaces.Box(-1.0, 1.0, (4,))
 IMAGE = spaces.Box(0, 255, (1, 36, 36), np.uint8)
@@ -59,7 +60,7 @@ def make_model(
     if policy is None:
         policy = "MultiInputPolicy" if isinstance(observation_space, spaces.Dict) else "MlpPolicy"
     env = DummyVecEnv([lambda: Memoryless(observation_space, action_space) for _ in range(n_envs)])
-    kwargs = {"n_steps": 64, "batch_size": 32, "n_critic_updates": 1, "seed": 0, "policy_kwargs": SMALL} | kwargs
+    kwargs = BOUND | {"n_steps": 64, "batch_size": 32, "n_critic_updates": 1, "seed": 0, "policy_kwargs": SMALL} | kwargs
     return algorithm(policy, env, device="cpu", **kwargs)
 
 

@@ -126,7 +126,7 @@ def test_any_actor_critic_model_can_be_checked_and_is_left_alone(case: str) -> N
     if case == "image":
         kwargs = {"policy": "CnnPolicy", "policy_kwargs": {"features_extractor_kwargs": {"features_dim": 8}}}
     if case == "ppo":
-        kwargs = {"algorithm": lambda *a, n_critic_updates, **k: PPO(*a, **k)}
+        kwargs = {"algorithm": lambda *a, n_critic_updates, cg_damping, **k: PPO(*a, **k)}
     if case == "contrib":
         kwargs = {"algorithm": ContribTRPO}
     model = collected(BOX, observation_space, n_steps=32, **kwargs)

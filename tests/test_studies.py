@@ -1,6 +1,7 @@
 """The studies beside the learning benchmark: they measure what they say, and the page says what their results say."""
 
 import json
+from inspect import signature
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 
 from benchmarks import directions, naive_hessian, screening
 from benchmarks.directions import CANDIDATES, compare
-from sb3_trpo_fvp import fisher_operator
+from sb3_trpo_fvp import TRPO, fisher_operator
 from sb3_trpo_fvp.zoo.configs import default_config
 from sb3_trpo_fvp.zoo.manager import register
 from sb3_trpo_fvp.zoo.sweep import Run
@@ -63,8 +64,16 @@ def test_the_hyperparameter_file_took_what_was_chosen(env: str) -> None:
 def test_the_page_has_the_tables_of_the_tuning() -> None:
     returns = screening.read()
     assert between("screening") == screening.table(returns)
-    assert between("tried") == screening.tried_table(returns, screening.TRIED, screening.FULL_LENGTH)
-    assert between("retried") == screening.tried_table(returns, screening.RETRIED, screening.STEPS)
+    chosen = screening.CHOSEN.values()
+    assert between("tried") == screening.tried_table(returns, screening.TRIED, screening.FULL_LENGTH, chosen)
+    assert between("retried") == screening.tried_table(returns, screening.RETRIED, screening.STEPS, chosen)
+    assert between("swapped") == screening.tried_table(returns, screening.SWAPPED, screening.SWAP_STEPS, [screening.DEFAULTS])
+
+
+def test_the_constructor_has_the_defaults_that_were_chosen() -> None:
+    arguments = signature(TRPO).parameters
+    chosen = Run.from_parameters({"algo": f"trpo_fvp {screening.DEFAULTS}", "env": "Hopper-v5"}).hyperparams
+    assert {name: arguments[name].default for name in chosen} == chosen
 
 
 def test_directions_are_measured_against_gauss_newton_on_all_states() -> None:
