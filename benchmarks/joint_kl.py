@@ -1,7 +1,7 @@
 """
 The joint KL of one update, sb3-contrib's TRPO and this one, at the same ``target_kl`` and ``cg_damping``.
 
-Measuring policy: the defaults of both, a rollout of 2048 states for each update, the first three updates of three seeds.
+Measuring policy: sb3-contrib's defaults for both, a rollout of 2048 states an update, the first three updates of three seeds.
 The KL is that of the whole action, old policy first, mean over the states of the rollout, computed in double precision from
 the parameters of the distributions before and after ``train()``, by formulas of this file alone. No clock is read: the
 result depends on seeds and rounding, and not on what else the machine does.
@@ -27,12 +27,12 @@ from stable_baselines3.common.monitor import Monitor
 
 from benchmarks.environment import describe_environment
 from benchmarks.tables import update_page
+from benchmarks.workloads import THEIRS
 from sb3_trpo_fvp import TRPO
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "joint_kl.json"
 PAGE = ROOT / "docs" / "coming-from-sb3-contrib.md"
-TARGET_KL, CG_DAMPING = 0.01, 0.1
 N_STEPS, UPDATES, SEEDS = 2048, 3, 3
 ALGORITHMS = {"sb3-contrib": ContribTRPO, "sb3-trpo-fvp": TRPO}
 
@@ -90,8 +90,7 @@ def measure(algorithm: Any, environment: str, seed: int, updates: int) -> list[f
         "MlpPolicy",
         Monitor(ENVIRONMENTS[environment]()),
         n_steps=N_STEPS,
-        target_kl=TARGET_KL,
-        cg_damping=CG_DAMPING,
+        **THEIRS,
         seed=seed,
         device="cpu",
     )
@@ -134,7 +133,12 @@ def run(seeds: int, updates: int) -> dict[str, Any]:
         for environment in ENVIRONMENTS
         for name, algorithm in ALGORITHMS.items()
     ]
-    return {"target_kl": TARGET_KL, "n_steps": N_STEPS, "environment": describe_environment(), "rows": rows}
+    return {
+        **THEIRS,
+        "n_steps": N_STEPS,
+        "environment": describe_environment(),
+        "rows": rows,
+    }
 
 
 def table(results: dict[str, Any]) -> str:

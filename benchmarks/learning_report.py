@@ -173,7 +173,7 @@ def _gap(theirs: Sequence[Run], ours: Sequence[Run]) -> str:
 
 def agreement(pair: Pair, variant: str) -> str:
     """
-    Count where along the learning curves, smoothed as the final return is, the difference is within its interval.
+    Count where along the learning curves, smoothed as the final return is, the difference's interval contains 0.
 
     :param pair: runs of the baseline and of the algorithm
     :param variant: the algorithm

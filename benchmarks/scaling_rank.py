@@ -14,6 +14,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
 import sb3_trpo_fvp.trpo
+from benchmarks.workloads import THEIRS
 from sb3_trpo_fvp import TRPO
 from sb3_trpo_fvp.critic import _CHEAP_MINIBATCH
 from sb3_trpo_fvp.distributed import Communicator
@@ -87,7 +88,7 @@ def learn(options: argparse.Namespace, comm: Communicator) -> dict[str, Any]:
     :return: seconds of an update and its rollout, wall and CPU, steps a second of all ranks, messages and megabytes
     """
     env = VecNormalize(make_vec_env(options.env, n_envs=options.n_envs, seed=comm.rank * 1000))
-    kwargs = {"n_steps": 2048, "batch_size": 128, "target_kl": 0.01, "cg_damping": 0.1, "seed": 0, "device": "cpu"}
+    kwargs = {"n_steps": 2048, "batch_size": 128, **THEIRS, "seed": 0, "device": "cpu"}
     kwargs |= json.loads(options.params)
     model = TRPO("MlpPolicy", env, **kwargs)
     per_update = kwargs["n_steps"] * options.n_envs * comm.world_size

@@ -14,7 +14,8 @@ and on seeds that the benchmark does not report, ``--collect FOLDER`` takes the 
 
 import argparse
 import json
-from collections.abc import Collection, Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -279,24 +280,39 @@ def table(returns: Returns) -> str:
     return markdown_table(header, body)
 
 
-def tried_table(returns: Returns, tried: Tried, steps: int, chosen: Collection[str]) -> str:
+def tried_table(returns: Returns, tried: Tried, steps: int, chosen: Mapping[str, str]) -> str:
     """
     Tabulate what was tried beyond the screening.
 
     :param returns: as committed
     :param tried: what, and on which seeds
     :param steps: of each run
-    :param chosen: settings
+    :param chosen: settings by environment
     :return: markdown, what was chosen in bold
     """
     body = []
     for env, of in tried.items():
         for settings, seeds in of.items():
             finals = [returns[env, settings, seed, steps] for seed in seeds]
-            name = f"**`{settings}`**" if settings in chosen else f"`{settings}`"
+            name = f"**`{settings}`**" if settings == chosen[env] else f"`{settings}`"
             shown = (", ".join(f"{number:.0f}" for number in numbers) for numbers in (seeds, finals, [np.mean(finals)]))
             body.append((env, name, *shown))
     return markdown_table(("environment", "settings", "seeds", "returns", "mean"), body)
+
+
+def parts(returns: Returns) -> dict[str, str]:
+    """
+    Write everything that the page shows.
+
+    :param returns: of all runs
+    :return: tables by the name of their markers
+    """
+    return {
+        "screening": table(returns),
+        "tried": tried_table(returns, TRIED, FULL_LENGTH, CHOSEN),
+        "retried": tried_table(returns, RETRIED, STEPS, CHOSEN),
+        "swapped": tried_table(returns, SWAPPED, SWAP_STEPS, dict.fromkeys(ENVS, DEFAULTS)),
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -321,14 +337,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.run or options.collect:
         returns |= collect(options.run or options.collect)
         write(returns)
-    parts = {
-        "screening": table(returns),
-        "tried": tried_table(returns, TRIED, FULL_LENGTH, CHOSEN.values()),
-        "retried": tried_table(returns, RETRIED, STEPS, CHOSEN.values()),
-        "swapped": tried_table(returns, SWAPPED, SWAP_STEPS, [DEFAULTS]),
-    }
-    update_page(PAGE, parts)
-    print("\n\n".join(parts.values()))
+    missing = [(env, *run) for env in ENVS for run in runs_of(env) if (env, *run) not in returns]
+    if missing:
+        sys.exit(f"{len(missing)} runs are not finished, and the page is as it was: {missing}")
+    found = parts(returns)
+    update_page(PAGE, found)
+    print("\n\n".join(found.values()))
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ class TRPO(DataParallelAlgorithm, OnPolicyAlgorithm):
     :param gamma: Discount factor
     :param cg_max_steps: Most conjugate-gradient steps per update, at least 1
     :param cg_damping: λ ≥ 0, added to the Fisher matrix in the linear solve, in units of its entries. At 1.0 runs ended higher
-        than at 0.2 in the mean of each of five environments (docs/benchmarks.md, how the hyperparameters were found)
+        than at 0.2 on Walker2d, Swimmer and LunarLander, and not lower on HalfCheetah and Hopper (docs/benchmarks.md)
     :param line_search_shrinking_factor: By which a refused step is shortened, in (0, 1)
     :param line_search_max_iter: Most steps that the line search tries, at least 1
     :param n_critic_updates: Passes of the Adam critic over the rollout, per update
@@ -62,8 +62,8 @@ class TRPO(DataParallelAlgorithm, OnPolicyAlgorithm):
     :param rollout_buffer_class: Rollout buffer class to use. If ``None``, it will be automatically selected.
     :param rollout_buffer_kwargs: Keyword arguments to pass to the rollout buffer on creation
     :param normalize_advantage: Whether to normalize the advantages
-    :param target_kl: δ > 0, the bound on the mean KL(old ‖ new) of an update, in nats. The default is in the middle of what
-        learned about equally well at the default damping (docs/benchmarks.md, the import swap)
+    :param target_kl: δ > 0, the bound on the mean KL(old ‖ new) of an update, in nats. sb3-contrib's 0.01 is an
+        average over action dimensions; 0.05 is of the joint KL, chosen by runs at the default damping (docs/benchmarks.md)
     :param sub_sampling_factor: Do the whole actor step on every n-th state of the rollout only
     :param stats_window_size: Window size for the rollout logging, in episodes
     :param tensorboard_log: the log location for tensorboard (if None, no logging)

@@ -129,7 +129,7 @@ class RandomStates(gym.Env):
 
 
 BOUND = {"target_kl": 0.01, "cg_damping": 0.1}
-"""What the tests hold updates against, whatever the defaults are; sb3-contrib's defaults."""
+"""What the small models are held against, whatever the defaults are; sb3-contrib's defaults."""
 
 
 def make_model(

@@ -1,6 +1,7 @@
 """RL-Zoo with this project's algorithm, hyperparameter files and records."""
 
 import sys
+from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -55,6 +56,8 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):  # type: ignore[
         """
         Read the environment's entry, saying so when there is none, and trial 0 of a study, which RL-Zoo takes for no trial.
 
+        What sb3-contrib's file leaves out is at sb3-contrib's default, for this project's algorithm too.
+
         :return: hyperparameters to use, hyperparameters to save
         """
         if self.config.endswith((".yml", ".yaml")) and not self._is_atari:
@@ -65,8 +68,13 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):  # type: ignore[
         if self.storage and self.study_name and self.trial_id == 0:
             trial = self.load_trial(self.storage, self.study_name, 0)
             self.custom_hyperparams = {**trial, **(self.custom_hyperparams or {})}
-        hyperparams: tuple[dict[str, Any], dict[str, Any]] = super().read_hyperparameters()
-        return hyperparams
+        used, saved = super().read_hyperparameters()
+        if self.algo == ALGORITHM and Path(self.config).name == f"{BASELINE}.yml":
+            for name in ("target_kl", "cg_damping"):
+                default = signature(rl_zoo3.ALGOS[BASELINE]).parameters[name].default
+                used.setdefault(name, default)
+                saved.setdefault(name, default)
+        return used, saved
 
     def create_callbacks(self) -> None:
         """Add the record of the run to RL-Zoo's callbacks."""
