@@ -210,6 +210,16 @@ def runs_of(env: str) -> list[Run]:
     return screened + tried
 
 
+def sweep_of(steps: int) -> tuple[str, str]:
+    """
+    Tell what a run belongs to.
+
+    :param steps: of the run
+    :return: the sweep, and the algorithm that the settings are written behind
+    """
+    return ("defaults", "trpo_fvp") if steps == SWAP_STEPS else ("benchmark", OVER)
+
+
 def read() -> Returns:
     """
     Read what is committed.
@@ -243,8 +253,9 @@ def collect(sweep: Path) -> Returns:
     found: Returns = {}
     for result in load_results(sweep):
         parameters = result.parameters
-        settings = result.variant.removeprefix(OVER).removeprefix("trpo_fvp").strip()
-        run = (parameters["env"], settings, parameters["seed"], parameters["n_timesteps"])
+        steps = parameters["n_timesteps"]
+        settings = result.variant.removeprefix(sweep_of(steps)[1]).strip()
+        run = (parameters["env"], settings, parameters["seed"], steps)
         if run in wanted:
             found[run] = round(float(result.evaluations()[1][-LAST:].mean()), 1)
     return found
@@ -330,7 +341,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for env in ENVS:
             for settings, seed, steps in runs_of(env):
                 if (env, settings, seed, steps) not in returns:
-                    sweep, algorithm = ("defaults", "trpo_fvp") if steps == SWAP_STEPS else ("benchmark", OVER)
+                    sweep, algorithm = sweep_of(steps)
                     chosen = {"algo": [f"{algorithm} {settings}"], "env": env, "seed": seed, "n_timesteps": steps}
                     values = [f"{name}={json.dumps(value)}" for name, value in chosen.items()]
                     command(["sweep", sweep, "--no-wandb", "-o", str(options.run), "--set", *values])

@@ -43,10 +43,7 @@ def test_every_run_of_the_tuning_is_a_valid_call_and_none_is_on_a_reported_seed(
     register()
     for env in screening.ENVS:
         runs = screening.runs_of(env)
-        algorithms = [
-            (f"{'trpo_fvp' if steps == screening.SWAP_STEPS else screening.OVER} {settings}", seed)
-            for settings, seed, steps in runs
-        ]
+        algorithms = [(f"{screening.sweep_of(steps)[1]} {settings}", seed) for settings, seed, steps in runs]
         check_runs([Run.from_parameters({"algo": algorithm, "env": env, "seed": seed}) for algorithm, seed in algorithms])
         assert len(set(runs)) == len(runs)
         assert all(seed >= 100 for _, seed, _ in runs)
