@@ -66,10 +66,12 @@ def test_every_algorithm_of_the_sweep_has_a_name() -> None:
 def test_the_import_swap_changes_nothing_but_the_algorithm() -> None:
     runs = Sweep.load("defaults").runs()
     assert {run.variant for run in runs} == {"trpo", "trpo_fvp"}
-    assert {run.options["env"] for run in runs} == set(read_references())
+    environments = {run.options["env"]: run.options["n_timesteps"] for run in runs}
+    assert set(read_references()) <= set(environments)
+    assert all(30_000 <= steps <= 100_000 for steps in environments.values())
     assert all(not run.hyperparams and run.options["conf_file"] == "defaults.yml" for run in runs)
     content = yaml.safe_load(Path(find_config("defaults.yml") or "").read_text(encoding="utf-8"))
-    assert set(content) == {*read_references(), "default"}
+    assert {*environments, "default"} <= set(content)
     assert all(set(entry) == {"policy", "n_timesteps"} for entry in content.values())
 
 

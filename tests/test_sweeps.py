@@ -59,6 +59,15 @@ def tiny_sweep(folder: Path, **parameters: Any) -> Path:
 # --- the files ---
 
 
+def test_an_environment_may_carry_settings_of_its_own() -> None:
+    run = Run.from_parameters({"algo": "trpo gamma=0.9", "env": "CartPole-v1 n_timesteps=30000 gamma=0.5", "eval_freq": 100})
+    assert run.options == {"env": "CartPole-v1", "n_timesteps": 30_000, "eval_freq": 100}
+    assert run.hyperparams == {"gamma": 0.9}
+    assert run.name.startswith("trpo-gamma=0.9__CartPole-v1__seedx__")
+    with pytest.raises(UserError, match="written key=value, got '30000'"):
+        Run.from_parameters({"algo": "trpo", "env": "CartPole-v1 30000"})
+
+
 def corners(parameters: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Runs of a search that together take every listed value and both ends of every interval."""
     ends = {

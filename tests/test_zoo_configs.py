@@ -11,6 +11,7 @@ import yaml
 
 from sb3_trpo_fvp.zoo.configs import config_folder, default_config, find_config
 from sb3_trpo_fvp.zoo.manager import ExperimentManager, register
+from sb3_trpo_fvp.zoo.sweep import Sweep
 
 FILES = {algo: yaml.safe_load(Path(str(default_config(algo))).read_text()) for algo in ("trpo", "trpo_fvp")}
 ENVIRONMENTS = [env for env in FILES["trpo"] if env != "default"]
@@ -80,3 +81,16 @@ def test_the_wheel_brings_the_files_and_finds_them(tmp_path: Path) -> None:
     assert found == str(installed / "sb3_trpo_fvp" / "zoo_configs")
     packaged = {path.relative_to(found) for path in Path(found).rglob("*.y*ml")}
     assert packaged == {path.relative_to(config_folder()) for path in config_folder().rglob("*.y*ml")}
+
+
+def test_the_ppo_of_the_reference_benchmark_is_rl_zoos() -> None:
+    """Its budgets are the benchmark's, its MuJoCo entries carry the next version's name; nothing else differs."""
+    own = yaml.safe_load((config_folder() / "ppo.yml").read_text())
+    zoo = yaml.safe_load((Path(rl_zoo3.__file__).parent / "hyperparams" / "ppo.yml").read_text())
+    budgets = {run.options["env"]: run.options["n_timesteps"] for run in Sweep.load("reference").runs()}
+    assert set(own) == {*budgets, "default"}
+    for env, budget in budgets.items():
+        expected = zoo.get(env) or zoo.get(env.replace("-v5", "-v4")) or zoo["Ant-v4"]
+        entry = own[env] | {key: "".join(own[env][key].split()) for key in ("policy_kwargs",) if key in own[env]}
+        expected = expected | {key: "".join(expected[key].split()) for key in ("policy_kwargs",) if key in expected}
+        assert entry == expected | {"n_timesteps": budget}, env

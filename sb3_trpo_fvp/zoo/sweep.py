@@ -61,7 +61,9 @@ class Run:
     def from_parameters(cls, parameters: Mapping[str, Any]) -> "Run":
         """
         :param parameters: what the sweep sets: ``algo``, ``env``, ``seed``, options of RL-Zoo, and hyperparameters. ``algo``
-            may carry settings, ``trpo_fvp fisher=empirical``, so that one grid holds algorithms with different arguments.
+            may carry settings, ``trpo_fvp fisher=empirical``, so that one grid holds algorithms with different arguments;
+            ``env`` too, ``CartPole-v1 n_timesteps=30000``, so that it holds environments with different budgets. Where both
+            set the same, the algorithm's counts.
         :return: the run
         :raises UserError: if it names no algorithm or no environment, or its settings cannot be read
         """
@@ -69,13 +71,14 @@ class Run:
             if not isinstance(parameters.get(name), str):
                 msg = f"a run needs `{name}` (a string), got {parameters.get(name)!r}"
                 raise UserError(msg)
-        variant = " ".join(parameters["algo"].split())
-        algo, *settings = variant.split()
-        merged = {key: value for key, value in parameters.items() if key != "algo"}
-        for setting in settings:
+        variant, env = (" ".join(parameters[name].split()) for name in ("algo", "env"))
+        algo, *algo_settings = variant.split()
+        env, *env_settings = env.split()
+        merged = {key: value for key, value in parameters.items() if key != "algo"} | {"env": env}
+        for setting in (*env_settings, *algo_settings):
             key, equals, value = setting.partition("=")
             if not equals:
-                msg = f"settings beside the algorithm are written key=value, got {setting!r} in {variant!r}"
+                msg = f"settings beside the algorithm or the environment are written key=value, got {setting!r}"
                 raise UserError(msg)
             merged[key] = yaml.safe_load(value)
         return cls(
