@@ -37,7 +37,7 @@ from benchmarks.environment import describe_environment, load_average
 from sb3_trpo_fvp import TRPO
 from sb3_trpo_fvp.critic import AdamCritic, CriticFit, CriticStats, ValueFunction
 from sb3_trpo_fvp.gauss_newton_critic import GaussNewtonCritic
-from sb3_trpo_fvp.parameters import split_parameters
+from sb3_trpo_fvp.policies import split_parameters
 from sb3_trpo_fvp.zoo.configs import ALGORITHM, BASELINE, default_config
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -34,7 +34,8 @@ from benchmarks.learning import OWN, ROOT
 from benchmarks.tables import markdown_table, update_page
 from sb3_trpo_fvp import TRPO, FisherOperator, conjugate_gradient, fisher_operator
 from sb3_trpo_fvp.cli import main as command
-from sb3_trpo_fvp.parameters import assign, evaluation_mode, flatten
+from sb3_trpo_fvp.linalg.vectors import assign, flatten
+from sb3_trpo_fvp.policies import evaluation_mode
 from sb3_trpo_fvp.trpo import normalize
 from sb3_trpo_fvp.trust_region import SurrogateProblem
 from sb3_trpo_fvp.zoo.results import load_results

@@ -21,7 +21,7 @@ from benchmarks.pairs import Side, summarize
 from benchmarks.products import Product, contrib_product
 from benchmarks.workloads import Workload
 from sb3_trpo_fvp import CGSolution, conjugate_gradient, fisher_operator
-from sb3_trpo_fvp.networks import prepare_actions
+from sb3_trpo_fvp.policies import prepare_actions
 
 WORKLOADS = tuple(
     Workload(env_id, updates_before=updates)

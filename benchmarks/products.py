@@ -11,7 +11,7 @@ from stable_baselines3.common.type_aliases import RolloutBufferSamples
 from torch import nn
 
 from sb3_trpo_fvp import fisher_operator
-from sb3_trpo_fvp.networks import prepare_actions
+from sb3_trpo_fvp.policies import prepare_actions
 
 Product = Callable[[th.Tensor], th.Tensor]
 """v → Hv, shapes (P,) → (P,)."""

@@ -19,7 +19,7 @@ from sb3_trpo_fvp import TRPO
 from sb3_trpo_fvp.critic import _CHEAP_MINIBATCH
 from sb3_trpo_fvp.distributed import Communicator
 from sb3_trpo_fvp.distributed.launch import torchrun
-from sb3_trpo_fvp.parameters import split_parameters
+from sb3_trpo_fvp.policies import split_parameters
 
 UNCOUNTED = 10
 """Messages that one process does not even send to itself: two each for the rollout's report, the running statistics and the

@@ -19,7 +19,8 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_trpo_fvp.fisher import FISHER_OPERATORS, FisherOperator, fisher_operator
 from sb3_trpo_fvp.fisher_report import REFERENCE, FisherReport, OperatorReport, find_faults, give_advice, measure_operator
-from sb3_trpo_fvp.parameters import all_finite, evaluation_mode, index_observations, num_observations
+from sb3_trpo_fvp.linalg.vectors import all_finite
+from sb3_trpo_fvp.policies import evaluation_mode, index_observations, num_observations
 from sb3_trpo_fvp.trpo import TRPO
 
 

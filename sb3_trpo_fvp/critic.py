@@ -16,16 +16,9 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_trpo_fvp.distributed import ALONE, Communicator
 from sb3_trpo_fvp.layers import StackLinearization
+from sb3_trpo_fvp.linalg.vectors import all_finite, flatten, unflatten
 from sb3_trpo_fvp.linearization import GraphLinearization
-from sb3_trpo_fvp.parameters import (
-    ParameterSplit,
-    all_finite,
-    evaluation_mode,
-    flatten,
-    index_observations,
-    num_observations,
-    unflatten,
-)
+from sb3_trpo_fvp.policies import ParameterSplit, evaluation_mode, index_observations, num_observations
 from sb3_trpo_fvp.stacks import Stack, critic_stack
 
 _MOST_RANKS = 4

@@ -23,6 +23,8 @@ from stable_baselines3.common.distributions import (
 )
 from torch.nn import functional as F
 
+from sb3_trpo_fvp.linalg.autograd import grad_along
+
 Phi: TypeAlias = tuple[th.Tensor, ...]
 """The parameters of N distributions: tensors of shape (N, ...)."""
 
@@ -229,15 +231,8 @@ class TorchFamily(DistributionFamily):
         with th.enable_grad():
             slope = th.autograd.grad(self.kl(old, new).sum(), new, create_graph=True, materialize_grads=True)
 
-        def multiply(u: Phi) -> Phi:
-            # What the KL does not depend on smoothly, a count of trials say, has a slope without a graph.
-            pairs = [(d, direction) for d, direction in zip(slope, u, strict=True) if d.requires_grad]
-            if not pairs:
-                return tuple(th.zeros_like(tensor) for tensor in u)
-            slopes, directions = zip(*pairs, strict=True)
-            return th.autograd.grad(slopes, new, grad_outputs=directions, retain_graph=True, materialize_grads=True)
-
-        return multiply
+        # What the KL does not depend on smoothly, a count of trials say, has a slope without a graph.
+        return lambda u: grad_along(slope, new, u)
 
     def _build(self, phi: Phi) -> th.distributions.Distribution:
         arguments: dict[str, Any] = dict(zip(self.names, phi, strict=True))
@@ -384,3 +379,22 @@ def monte_carlo_kl(old_log_prob: th.Tensor, new_log_prob: th.Tensor) -> th.Tenso
     :return: nats, scalar
     """
     return (old_log_prob - new_log_prob).mean()
+
+
+def require_family(distribution: Distribution, what: str) -> DistributionFamily:
+    """
+    Find the geometry of a distribution, or say how to do without it.
+
+    :param distribution: what ``policy.get_distribution`` returns
+    :param what: the option that needs it, for the message
+    :return: its family
+    :raises ValueError: if its KL is not known
+    """
+    family = family_of(distribution)
+    if family is None:
+        msg = (
+            f'"{what}" needs the KL divergence of {type(distribution).__name__}, which is not known: describe it with '
+            'register_family(), or train with fisher="empirical" and kl_estimator="monte_carlo"'
+        )
+        raise ValueError(msg)
+    return family

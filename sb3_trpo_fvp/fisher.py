@@ -15,17 +15,13 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
-from sb3_trpo_fvp.distributions import Phi, detach, joint_kl
+from sb3_trpo_fvp.distributions import Phi, detach, joint_kl, require_family
 from sb3_trpo_fvp.kronecker import Average, Preconditioner, kronecker_preconditioner
+from sb3_trpo_fvp.linalg.autograd import grad_along
+from sb3_trpo_fvp.linalg.vectors import flatten, unflatten
 from sb3_trpo_fvp.linearization import Linearization
-from sb3_trpo_fvp.networks import LinearizedActor, require_family
-from sb3_trpo_fvp.parameters import (
-    evaluation_mode,
-    flatten,
-    num_observations,
-    split_parameters,
-    unflatten,
-)
+from sb3_trpo_fvp.networks import LinearizedActor
+from sb3_trpo_fvp.policies import evaluation_mode, num_observations, split_parameters
 
 if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator
@@ -170,12 +166,8 @@ class KLHessian(_PolicyFisher):
         """Return ∇(∇KL · v), see :meth:`FisherOperator.matvec`."""
         if not self.parameters:
             return v.clone()
-        # The gradient of Σ_i (∇KL)_i v_i, without forming the sum; a slope without a graph is constant.
-        pairs = [(d, piece) for d, piece in zip(self._slope, unflatten(v, self.parameters), strict=True) if d.requires_grad]
-        if not pairs:
-            return th.zeros_like(v)
-        slopes, pieces = zip(*pairs, strict=True)
-        return flatten(th.autograd.grad(slopes, self.parameters, pieces, retain_graph=True, materialize_grads=True))
+        # The gradient of Σ_i (∇KL)_i v_i, without forming the sum.
+        return flatten(grad_along(self._slope, self.parameters, unflatten(v, self.parameters)))
 
 
 Factor: TypeAlias = tuple[Linearization, Callable[[Phi], Phi]]

@@ -8,6 +8,7 @@ import numpy as np
 import torch as th
 
 from sb3_trpo_fvp.fisher import FisherOperator
+from sb3_trpo_fvp.linalg.lanczos import ritz_values
 
 REFERENCE = "kl_hessian"
 """The operator that needs no more than the definition, to which the others are compared."""
@@ -120,39 +121,13 @@ def measure_operator(
         pairs = [(product, reference.double()) for product, reference in zip(products, expected, strict=True)]
         cosine = min(float(a @ b / (a.norm() * b.norm() + _TINY)) for a, b in pairs)
         relative_error = max(float((a - b).norm() / (b.norm() + _TINY)) for a, b in pairs)
-    smallest, largest = _ritz(operator, vectors[0], lanczos_steps)
+    smallest, largest = ritz_values(operator.matvec, vectors[0].to(operator.dtype), lanczos_steps)
     return OperatorReport(name, cosine, relative_error, asymmetry, smallest, largest, float(np.median(seconds)))
 
 
 def _synchronize(device: th.device) -> None:
     if device.type == "cuda":
         th.cuda.synchronize(device)
-
-
-def _ritz(operator: FisherOperator, start: th.Tensor, num_steps: int) -> tuple[float, float]:
-    """Return the smallest and the largest Ritz value of a Krylov space (Lanczos, orthogonalised in full)."""
-    basis: list[th.Tensor] = []
-    diagonal: list[float] = []
-    off_diagonal: list[float] = []
-    q = start / start.norm()
-    for _ in range(min(num_steps, len(start))):
-        basis.append(q)
-        w = operator.matvec(q.to(operator.dtype)).double()
-        diagonal.append(float(q @ w))
-        for _twice in range(2):
-            for b in basis:
-                w = w - (b @ w) * b
-        norm = float(w.norm())
-        if not norm > 1e-6 * max(map(abs, diagonal)):
-            break
-        off_diagonal.append(norm)
-        q = w / norm
-    off = off_diagonal[: len(diagonal) - 1]
-    tridiagonal = np.diag(diagonal) + np.diag(off, 1) + np.diag(off, -1)
-    if not np.isfinite(tridiagonal).all():
-        return math.nan, math.nan
-    values = np.linalg.eigvalsh(tridiagonal)
-    return float(values[0]), float(values[-1])
 
 
 def find_faults(reports: tuple[OperatorReport, ...]) -> tuple[str, ...]:

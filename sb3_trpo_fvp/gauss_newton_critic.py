@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import torch as th
 
-from sb3_trpo_fvp.conjugate_gradient import conjugate_gradient
 from sb3_trpo_fvp.critic import CriticFit, CriticStats, CriticStatus, ValueFunction
 from sb3_trpo_fvp.distributed import Communicator
-from sb3_trpo_fvp.parameters import assign, flatten
+from sb3_trpo_fvp.linalg.conjugate_gradient import conjugate_gradient
+from sb3_trpo_fvp.linalg.vectors import assign, flatten
 
 _SHRINK, _GROW = 0.5, 4.0
 """By which the damping falls after a step that the model predicted well, and grows after one that it did not."""

@@ -14,8 +14,8 @@ import torch as th
 from torch import nn
 
 from sb3_trpo_fvp.layers import LinearLayer
+from sb3_trpo_fvp.linalg.vectors import all_finite
 from sb3_trpo_fvp.networks import LinearizedActor
-from sb3_trpo_fvp.parameters import all_finite
 
 Preconditioner = Callable[[th.Tensor], th.Tensor]
 """r → M⁻¹r, (P,) → (P,), symmetric positive definite."""

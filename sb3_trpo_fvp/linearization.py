@@ -7,7 +7,8 @@ from functools import cached_property
 import torch as th
 from torch import nn
 
-from sb3_trpo_fvp.parameters import flatten, unflatten
+from sb3_trpo_fvp.linalg.autograd import grad_along
+from sb3_trpo_fvp.linalg.vectors import flatten, unflatten
 
 CACHED_NUMBERS = 2**20
 """Written-out products are done on so many activations at a time: four megabytes, which stay in a processor's cache."""
@@ -68,10 +69,7 @@ class GraphLinearization(Linearization):
         result = [th.zeros_like(output) for output in self.outputs]
         if self._graphs:
             u, pullback = self._pullback
-            pieces = unflatten(v, self._parameters)
-            pairs = [(pulled, piece) for pulled, piece in zip(pullback, pieces, strict=True) if pulled.requires_grad]
-            pulled, directions = zip(*pairs, strict=True)
-            tangents = th.autograd.grad(pulled, u, directions, retain_graph=True, materialize_grads=True)
+            tangents = grad_along(pullback, u, unflatten(v, self._parameters))
             for index, tangent in zip(self._differentiable, tangents, strict=True):
                 result[index] = tangent
         return tuple(result)

@@ -8,16 +8,15 @@ from collections.abc import Sequence
 from weakref import WeakValueDictionary
 
 import torch as th
-from gymnasium import spaces
 from stable_baselines3.common.distributions import DiagGaussianDistribution, Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
-from sb3_trpo_fvp.distributions import DistributionFamily, Phi, family_of
+from sb3_trpo_fvp.distributions import DistributionFamily, Phi, family_of, require_family
 from sb3_trpo_fvp.layers import StackLinearization
 from sb3_trpo_fvp.linearization import GraphLinearization, Linearization, pieces
-from sb3_trpo_fvp.parameters import evaluation_mode, index_observations, num_observations
+from sb3_trpo_fvp.policies import evaluation_mode, index_observations, num_observations, prepare_actions
 from sb3_trpo_fvp.stacks import actor_stack
 
 _MOST_NUMBERS = 2**26
@@ -169,38 +168,3 @@ class _Scores(Linearization):
     def vjp(self, u: Sequence[th.Tensor], out: th.Tensor | None = None) -> th.Tensor:
         weight = u[0].unsqueeze(1)
         return self._phi.vjp([score * weight for score in self._score], out)
-
-
-def prepare_actions(policy: ActorCriticPolicy, actions: th.Tensor) -> th.Tensor:
-    """
-    Give actions the form that ``Distribution.log_prob`` takes.
-
-    :param policy: whose actions
-    :param actions: (N, A) as rollout buffers hold them
-    :return: (N,) integers for Discrete spaces, numbers of the policy's precision for MultiBinary, else unchanged
-    """
-    if isinstance(policy.action_space, spaces.Discrete):
-        return actions.long().flatten()
-    if isinstance(policy.action_space, spaces.MultiBinary):
-        # Buffers hold 8-bit integers; torch's Bernoulli wants floating point and takes its result's precision from it.
-        return actions.to(next(policy.parameters()).dtype)
-    return actions
-
-
-def require_family(distribution: Distribution, what: str) -> DistributionFamily:
-    """
-    Find the geometry of a distribution, or say how to do without it.
-
-    :param distribution: what ``policy.get_distribution`` returns
-    :param what: the option that needs it, for the message
-    :return: its family
-    :raises ValueError: if its KL is not known
-    """
-    family = family_of(distribution)
-    if family is None:
-        msg = (
-            f'"{what}" needs the KL divergence of {type(distribution).__name__}, which is not known: describe it with '
-            'register_family(), or train with fisher="empirical" and kl_estimator="monte_carlo"'
-        )
-        raise ValueError(msg)
-    return family

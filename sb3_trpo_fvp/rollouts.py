@@ -27,7 +27,7 @@ from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
-from sb3_trpo_fvp.networks import prepare_actions
+from sb3_trpo_fvp.policies import prepare_actions
 from sb3_trpo_fvp.stacks import is_plain_rollout_policy
 
 Array: TypeAlias = np.ndarray[Any, Any]

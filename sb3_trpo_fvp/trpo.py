@@ -24,8 +24,15 @@ from sb3_trpo_fvp.distributions import without_validation
 from sb3_trpo_fvp.fisher import FisherOperator, fisher_class
 from sb3_trpo_fvp.gauss_newton_critic import GaussNewtonCritic
 from sb3_trpo_fvp.networks import LinearizedActor
-from sb3_trpo_fvp.parameters import ParameterSplit, evaluation_mode, index_observations, split_parameters
-from sb3_trpo_fvp.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
+from sb3_trpo_fvp.policies import (
+    CnnPolicy,
+    MlpPolicy,
+    MultiInputPolicy,
+    ParameterSplit,
+    evaluation_mode,
+    index_observations,
+    split_parameters,
+)
 from sb3_trpo_fvp.rollouts import collect, plain_sampler
 from sb3_trpo_fvp.trust_region import StepStatus, SurrogateProblem, TrustRegionStats, trust_region_step
 

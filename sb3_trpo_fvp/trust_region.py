@@ -8,12 +8,13 @@ from enum import Enum
 import torch as th
 from stable_baselines3.common.distributions import Distribution
 
-from sb3_trpo_fvp.conjugate_gradient import CGSolution, CGStatus, conjugate_gradient
 from sb3_trpo_fvp.distributed import ALONE, Communicator
-from sb3_trpo_fvp.distributions import Phi, family_of, joint_kl, monte_carlo_kl
+from sb3_trpo_fvp.distributions import Phi, family_of, joint_kl, monte_carlo_kl, require_family
 from sb3_trpo_fvp.fisher import FisherOperator
-from sb3_trpo_fvp.networks import LinearizedActor, prepare_actions, require_family
-from sb3_trpo_fvp.parameters import all_finite, assign, flatten, num_observations
+from sb3_trpo_fvp.linalg.conjugate_gradient import CGSolution, CGStatus, conjugate_gradient
+from sb3_trpo_fvp.linalg.vectors import all_finite, assign, flatten
+from sb3_trpo_fvp.networks import LinearizedActor
+from sb3_trpo_fvp.policies import num_observations, prepare_actions
 
 
 class StepStatus(Enum):

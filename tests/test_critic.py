@@ -17,7 +17,7 @@ from sb3_trpo_fvp import TRPO
 from sb3_trpo_fvp.critic import CriticStatus, ValueFunction, fit_critic
 from sb3_trpo_fvp.distributed import Communicator
 from sb3_trpo_fvp.gauss_newton_critic import GaussNewtonCritic, GaussNewtonCriticStats
-from sb3_trpo_fvp.parameters import evaluation_mode, split_parameters
+from sb3_trpo_fvp.policies import evaluation_mode, split_parameters
 from tests.rollouts import DICT, IMAGE, SMALL, all_finite, changed, collected, make_model, rollout, snapshot, train
 
 DIMENSION = 3

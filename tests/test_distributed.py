@@ -31,7 +31,7 @@ from sb3_trpo_fvp.distributed.algorithm import GlobalProgressBar, callback_of_ra
 from sb3_trpo_fvp.distributed.communicator import Communicator
 from sb3_trpo_fvp.distributed.launch import TIMEOUT_VARIABLE, arguments_of_rank, timeout
 from sb3_trpo_fvp.distributed.statistics import merge_running_statistics, pooled_moments, window
-from sb3_trpo_fvp.parameters import flatten
+from sb3_trpo_fvp.linalg.vectors import flatten
 from tests.conftest import DoubleFlatten
 
 N_ENVS, N_STEPS = 8, 64

@@ -17,7 +17,7 @@ from torch import nn
 from sb3_trpo_fvp import TRPO, fisher_operator
 from sb3_trpo_fvp.layers import StackLinearization
 from sb3_trpo_fvp.networks import LinearizedActor
-from sb3_trpo_fvp.parameters import split_parameters
+from sb3_trpo_fvp.policies import split_parameters
 from sb3_trpo_fvp.stacks import actor_stack, critic_stack
 from sb3_trpo_fvp.trust_region import SurrogateProblem
 from tests.conftest import ACTION_SPACES, DISTRIBUTIONS, collect, make_batch, make_model, make_policy, parameters_of

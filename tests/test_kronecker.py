@@ -7,7 +7,7 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticPolicy
 
 from sb3_trpo_fvp import FisherOperator, fisher_operator
-from sb3_trpo_fvp.conjugate_gradient import CGStatus, conjugate_gradient
+from sb3_trpo_fvp.linalg.conjugate_gradient import CGStatus, conjugate_gradient
 from tests.conftest import ACTION_SPACES, collect, logged, make_batch, make_model, make_policy, sample_actions
 
 PLAIN = ["gaussian", "categorical", "multi_categorical", "bernoulli"]

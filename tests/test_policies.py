@@ -17,7 +17,7 @@ from torch import nn
 
 from sb3_trpo_fvp import TRPO, StepStatus
 from sb3_trpo_fvp.networks import LinearizedActor
-from sb3_trpo_fvp.parameters import evaluation_mode, split_parameters
+from sb3_trpo_fvp.policies import evaluation_mode, split_parameters
 from sb3_trpo_fvp.trust_region import SurrogateProblem
 from tests.rollouts import (
     DICT,

@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import nn
 
 from sb3_trpo_fvp import TRPO
-from sb3_trpo_fvp.parameters import split_parameters
+from sb3_trpo_fvp.policies import split_parameters
 from tests.rollouts import Memoryless, all_finite, distributions, joint_kl, rollout, train
 
 

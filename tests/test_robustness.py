@@ -12,7 +12,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_trpo_fvp import TRPO, FisherOperator, GaussNewton, StepStatus
 from sb3_trpo_fvp.distributed import ALONE
-from sb3_trpo_fvp.parameters import split_parameters
+from sb3_trpo_fvp.policies import split_parameters
 from sb3_trpo_fvp.trust_region import Evaluation, SurrogateProblem, trust_region_step
 from tests.rollouts import (
     SMALL,

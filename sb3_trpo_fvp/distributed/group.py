@@ -13,7 +13,7 @@ from torch.distributed import distributed_c10d as c10d
 
 from sb3_trpo_fvp.distributed.communicator import Communicator, RankFailure
 from sb3_trpo_fvp.distributed.faults import RollCall
-from sb3_trpo_fvp.parameters import flatten, unflatten
+from sb3_trpo_fvp.linalg.vectors import flatten, unflatten
 
 T = TypeVar("T")
 

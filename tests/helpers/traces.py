@@ -4,13 +4,14 @@ Record what a change must not change: the parameters after every update of short
     python -m tests.helpers.traces record before.json     # before a refactoring
     python -m tests.helpers.traces compare before.json    # after it: names every run and the first update that differs
 
-A digest stands for all parameters and buffers of the policy, the optimizer's state, and the random number generators' next draws.
+A digest stands for all parameters and buffers of the policy, the optimizer's state and the random number generators' states.
 Digests are of one machine and one set of packages: they are made when they are needed, and not committed.
 """
 
 import argparse
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -118,6 +119,7 @@ def _rank(rank: int, store: str, results: str) -> None:
         Path(f"{results}{rank}").write_text(json.dumps(recorder.digests))
     finally:
         th.distributed.destroy_process_group()
+    os._exit(0)  # gloo's threads may outlive the interpreter's end, and then abort the process
 
 
 def trace_two_ranks(folder: Path) -> list[str]:
