@@ -15,11 +15,11 @@ from stable_baselines3.common.policies import ActorCriticPolicy, BaseModel
 from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_trpo_fvp.distributed import ALONE, Communicator
-from sb3_trpo_fvp.layers import StackLinearization
 from sb3_trpo_fvp.linalg.vectors import all_finite, flatten, unflatten
-from sb3_trpo_fvp.linearization import GraphLinearization
+from sb3_trpo_fvp.linearization.autograd import GraphLinearization
+from sb3_trpo_fvp.linearization.recognition import critic_stack
+from sb3_trpo_fvp.linearization.stack import Stack, StackLinearization
 from sb3_trpo_fvp.policies import ParameterSplit, evaluation_mode, index_observations, num_observations
-from sb3_trpo_fvp.stacks import Stack, critic_stack
 
 _MOST_RANKS = 4
 _MOST_NUMBERS = 2**26
@@ -165,9 +165,9 @@ class ValueFunction:
         linearization: StackLinearization | None = None
         for features, target in zip(inputs, targets, strict=True):
             if linearization is None:
-                linearization = self._stack.linearize(features, follow=True)
+                linearization = self._stack.linearize(features, live_parameters=True)
             else:
-                linearization.move_to(features)
+                linearization.relinearize(features)
             yield linearization, target
 
     def _inputs(self, stack: Stack, index: th.Tensor | None = None) -> th.Tensor:

@@ -19,8 +19,8 @@ from sb3_trpo_fvp.distributions import Phi, detach, joint_kl, require_family
 from sb3_trpo_fvp.kronecker import Average, Preconditioner, kronecker_preconditioner
 from sb3_trpo_fvp.linalg.autograd import grad_along
 from sb3_trpo_fvp.linalg.vectors import flatten, unflatten
-from sb3_trpo_fvp.linearization import Linearization
-from sb3_trpo_fvp.networks import LinearizedActor
+from sb3_trpo_fvp.linearization.actor import LinearizedActor
+from sb3_trpo_fvp.linearization.base import Linearization
 from sb3_trpo_fvp.policies import evaluation_mode, num_observations, split_parameters
 
 if TYPE_CHECKING:
@@ -176,14 +176,14 @@ Factor: TypeAlias = tuple[Linearization, Callable[[Phi], Phi]]
 
 class _FactoredFisher(_PolicyFisher):
     """
-    (1/N) Σ over pieces of the states of JᵀMJ.
+    (1/N) Σ over chunks of the states of JᵀMJ.
 
     Factors are made once and kept. Where that would be too much, autograd's graphs of several chunks or the activations of
     many images, each is made anew for each product instead: that is what bounds the memory.
 
     Parameters as in :class:`FisherOperator`, and:
 
-    :param chunk_size: states in a piece, at least 1
+    :param chunk_size: states in a chunk, at least 1
     """
 
     def __init__(
@@ -200,21 +200,21 @@ class _FactoredFisher(_PolicyFisher):
             raise ValueError(msg)
         super().__init__(policy, observations, actions, **kwargs)
         self.actor = LinearizedActor(policy, observations, self.parameters, chunk_size)
-        self._kept = [self.factor(piece) for piece in self.actor.pieces] if self.actor.is_small else None
+        self._kept = [self.factor(chunk) for chunk in self.actor.chunks] if self.actor.is_small else None
 
     @abstractmethod
-    def factor(self, piece: slice) -> Factor:
+    def factor(self, chunk: slice) -> Factor:
         """
         Linearise on some of the states.
 
-        :param piece: of :attr:`actor`
+        :param chunk: of :attr:`actor`
         :return: J and the product with M, there
         """
 
     def matvec(self, v: th.Tensor) -> th.Tensor:
         """Return JᵀMJv / N, see :meth:`FisherOperator.matvec`."""
         total = th.zeros_like(v)
-        for jacobian, metric in self._kept or map(self.factor, self.actor.pieces):
+        for jacobian, metric in self._kept or map(self.factor, self.actor.chunks):
             jacobian.vjp(metric(jacobian.jvp(v)), out=total)
         return total.div_(self.actor.size)
 
@@ -229,15 +229,15 @@ class GaussNewton(_FactoredFisher):
     Parameters as in :class:`FisherOperator`, and:
 
     :param chunk_size: do the product on so many states at a time, at least 1; bounds the memory of an autograd graph at
-        the price of a forward pass per product. By default all states at once, and plain stacks of layers in pieces that
+        the price of a forward pass per product. By default all states at once, and plain stacks of layers in chunks that
         fit a processor's cache.
     """
 
     name = "gauss_newton"
 
-    def factor(self, piece: slice) -> Factor:
+    def factor(self, chunk: slice) -> Factor:
         """Linearise φ and fix M, on some of the states."""
-        family, phi = self.actor.phi(piece, self.name)
+        family, phi = self.actor.phi(chunk, self.name)
         return phi, family.fisher(phi.outputs)
 
 
@@ -261,10 +261,10 @@ class EmpiricalFisher(_FactoredFisher):
             raise ValueError(msg)
         super().__init__(policy, observations, actions, **kwargs)
 
-    def factor(self, piece: slice) -> Factor:
+    def factor(self, chunk: slice) -> Factor:
         """Linearise log π(a|s), on some of the states; M is the identity."""
         assert self.actions is not None
-        return self.actor.log_prob(piece, self.actions), lambda tangent: tangent
+        return self.actor.log_prob(chunk, self.actions), lambda tangent: tangent
 
 
 FISHER_OPERATORS: dict[str, type[FisherOperator]] = {cls.name: cls for cls in (KLHessian, GaussNewton, EmpiricalFisher)}

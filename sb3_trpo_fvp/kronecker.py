@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch as th
 from torch import nn
 
-from sb3_trpo_fvp.layers import LinearLayer
 from sb3_trpo_fvp.linalg.vectors import all_finite
-from sb3_trpo_fvp.networks import LinearizedActor
+from sb3_trpo_fvp.linearization.actor import LinearizedActor
+from sb3_trpo_fvp.linearization.layers import LinearLayer
 
 Preconditioner = Callable[[th.Tensor], th.Tensor]
 """r → M⁻¹r, (P,) → (P,), symmetric positive definite."""
@@ -109,16 +109,16 @@ def _factors(actor: LinearizedActor, actions: th.Tensor) -> tuple[list[LinearLay
         return None
     widest = max((max(module.weight.shape) for module in trained if isinstance(module, nn.Linear)), default=1)
     step = max(1, actor.size // max(_STATES, _STATES_PER_ROW * widest))
-    used = sum(len(range(*piece.indices(actor.size)[:2], step)) for piece in actor.pieces)
+    used = sum(len(range(*chunk.indices(actor.size)[:2], step)) for chunk in actor.chunks)
     layers: list[LinearLayer] = []
     inputs: list[th.Tensor] = []
     outputs: list[th.Tensor] = []
-    for piece in actor.pieces:
-        phi = actor.written_out(piece)
-        score = actor.score(piece, actions)
+    for chunk in actor.chunks:
+        phi = actor.linearize(chunk)
+        score = actor.score(phi, actions[chunk])
         if score is None:
             return None
-        backward = phi.every(step).backward([u[::step] for u in score])
+        backward = phi.subsample(step).backward([u[::step] for u in score])
         reached = [(layer, g) for layer, g in backward if isinstance(layer, LinearLayer) and layer.has_parameters]
         layers = [layer for layer, _ in reached]
         if not inputs:

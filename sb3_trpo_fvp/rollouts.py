@@ -27,8 +27,8 @@ from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
+from sb3_trpo_fvp.linearization.recognition import is_plain_rollout_policy
 from sb3_trpo_fvp.policies import prepare_actions
-from sb3_trpo_fvp.stacks import is_plain_rollout_policy
 
 Array: TypeAlias = np.ndarray[Any, Any]
 Sampler: TypeAlias = Callable[[Array], Array]

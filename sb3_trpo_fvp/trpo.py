@@ -23,7 +23,7 @@ from sb3_trpo_fvp.distributed.statistics import pooled_explained_variance, poole
 from sb3_trpo_fvp.distributions import without_validation
 from sb3_trpo_fvp.fisher import FisherOperator, fisher_class
 from sb3_trpo_fvp.gauss_newton_critic import GaussNewtonCritic
-from sb3_trpo_fvp.networks import LinearizedActor
+from sb3_trpo_fvp.linearization.actor import LinearizedActor
 from sb3_trpo_fvp.policies import (
     CnnPolicy,
     MlpPolicy,

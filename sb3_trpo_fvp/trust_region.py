@@ -13,7 +13,7 @@ from sb3_trpo_fvp.distributions import Phi, family_of, joint_kl, monte_carlo_kl,
 from sb3_trpo_fvp.fisher import FisherOperator
 from sb3_trpo_fvp.linalg.conjugate_gradient import CGSolution, CGStatus, conjugate_gradient
 from sb3_trpo_fvp.linalg.vectors import all_finite, assign, flatten
-from sb3_trpo_fvp.networks import LinearizedActor
+from sb3_trpo_fvp.linearization.actor import LinearizedActor
 from sb3_trpo_fvp.policies import num_observations, prepare_actions
 
 
@@ -155,8 +155,8 @@ class SurrogateProblem:
         actor = self.actor
         # At π = π_k the ratio is 1, and the gradient is that of log π, weighted.
         g = flatten([th.zeros_like(parameter) for parameter in actor.parameters], [self.advantages])
-        for piece in actor.pieces:
-            actor.log_prob(piece, self._raw_actions).vjp([self.advantages[piece] / actor.size], out=g)
+        for chunk in actor.chunks:
+            actor.log_prob(chunk, self._raw_actions).vjp([self.advantages[chunk] / actor.size], out=g)
         return self.comm.mean([g], actor.size)[0]
 
     @th.no_grad()

@@ -1,6 +1,5 @@
 """The shorter ways are chosen by what a policy is, and come to the same: a forward hook that does nothing forbids them."""
 
-import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -15,10 +14,10 @@ from stable_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticP
 from torch import nn
 
 from sb3_trpo_fvp import TRPO, fisher_operator
-from sb3_trpo_fvp.layers import StackLinearization
-from sb3_trpo_fvp.networks import LinearizedActor
+from sb3_trpo_fvp.linearization.actor import LinearizedActor
+from sb3_trpo_fvp.linearization.recognition import actor_stack, critic_stack
+from sb3_trpo_fvp.linearization.stack import StackLinearization
 from sb3_trpo_fvp.policies import split_parameters
-from sb3_trpo_fvp.stacks import actor_stack, critic_stack
 from sb3_trpo_fvp.trust_region import SurrogateProblem
 from tests.conftest import ACTION_SPACES, DISTRIBUTIONS, collect, make_batch, make_model, make_policy, parameters_of
 
@@ -32,7 +31,7 @@ def forbid(policy: ActorCriticPolicy) -> None:
         layer.register_forward_hook(lambda module, inputs, output: None)
 
 
-def is_written_out(policy: ActorCriticPolicy, observations: th.Tensor) -> bool:
+def is_stack(policy: ActorCriticPolicy, observations: th.Tensor) -> bool:
     return actor_stack(policy, split_parameters(policy, observations).actor) is not None
 
 
@@ -45,12 +44,12 @@ def test_written_out_products_are_those_of_autograd(activation: type[nn.Module],
     th.manual_seed(0)
     policy = ActorCriticPolicy(spaces.Box(-9, 9, (4,)), ACTION_SPACES[space], lambda _: 1e-3, **kwargs)
     observations, actions = make_batch(policy, 40)
-    assert is_written_out(policy, observations)
+    assert is_stack(policy, observations)
     op = fisher_operator(policy, observations, actions, kind=kind)
     v = th.randn(op.shape[0])
     short, chunked = op @ v, fisher_operator(policy, observations, actions, kind=kind, chunk_size=7) @ v
     forbid(policy)
-    assert not is_written_out(policy, observations)
+    assert not is_stack(policy, observations)
     plain = fisher_operator(policy, observations, actions, kind=kind) @ v
     rebuilt = fisher_operator(policy, observations, actions, kind=kind, chunk_size=7) @ v
     # A sum over 40 states and two matrix products per layer, in single precision.
@@ -64,15 +63,14 @@ def test_too_many_activations_are_computed_anew(monkeypatch: pytest.MonkeyPatch)
     observations, actions = make_batch(policy, 40)
     kept = fisher_operator(policy, observations, actions, chunk_size=7)
     assert kept.actor.is_small
-    monkeypatch.setattr("sb3_trpo_fvp.networks._MOST_NUMBERS", 40)
+    monkeypatch.setattr("sb3_trpo_fvp.linearization.actor._MOST_ACTIVATIONS", 40)
     anew = fisher_operator(policy, observations, actions, chunk_size=7)
     assert not anew.actor.is_small
     v = th.randn(kept.shape[0])
     assert th.equal(kept @ v, anew @ v)
-    # Somebody who keeps a linearisation shares it, nobody keeps those of the operator.
-    assert kept.actor.written_out(slice(0, 7)) is kept.actor.written_out(slice(0, 7))
-    assert len(kept.actor._written_out) == 6
-    assert len(anew.actor._written_out) == 0
+    first = slice(0, 7)
+    assert kept.actor.linearize(first) is kept.actor.linearize(first)
+    assert anew.actor.linearize(first) is not anew.actor.linearize(first)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -84,7 +82,7 @@ def test_written_out_convolutions_are_those_of_autograd(shared: bool, kind: str)
     space.seed(0)
     observations = th.as_tensor(np.stack([space.sample() for _ in range(6)]))
     actions = th.randint(0, 3, (6, 1)).float()
-    assert is_written_out(policy, observations)
+    assert is_stack(policy, observations)
     v = th.randn(fisher_operator(policy, observations).shape[0])
     short = fisher_operator(policy, observations, actions, kind=kind) @ v
     forbid(policy)
@@ -143,7 +141,7 @@ def test_what_is_changed_takes_the_general_path(change: Callable[[ActorCriticPol
     th.manual_seed(0)
     observations = th.randn(30, 4)
     change(policy)
-    assert not is_written_out(policy, observations)
+    assert not is_stack(policy, observations)
     exact = fisher_operator(policy, observations, kind="kl_hessian")
     v = th.randn(exact.shape[0])
     reference = exact @ v
@@ -309,23 +307,20 @@ def test_gradient_products_and_preconditioner_share_what_the_operator_keeps(monk
     observations, actions = make_batch(policy, 20)
     operator = fisher_operator(policy, observations, actions)
     forwards: list[int] = []
-    move_to = StackLinearization.move_to
-    monkeypatch.setattr(StackLinearization, "move_to", lambda self, x: forwards.append(len(x)) or move_to(self, x))  # type: ignore[func-returns-value]
+    relinearize = StackLinearization.relinearize
+    monkeypatch.setattr(StackLinearization, "relinearize", lambda self, x: forwards.append(len(x)) or relinearize(self, x))  # type: ignore[func-returns-value]
     problem = SurrogateProblem(operator.actor, actions, th.linspace(-1, 1, 20, dtype=th.float64))
     problem.gradient()
     operator.preconditioner(0.1)
     assert forwards == []
 
 
-def test_a_gradient_alone_holds_no_activations() -> None:
+def test_a_surrogate_of_its_own_has_the_gradient_of_one_that_shares() -> None:
     policy = make_policy("gaussian")
     observations, actions = make_batch(policy, 20)
     actor = LinearizedActor(policy, observations, fisher_operator(policy, observations).parameters)
-    kept = weakref.ref(actor.written_out(actor.pieces[0]))
     problem = SurrogateProblem(actor, actions, th.linspace(-1, 1, 20, dtype=th.float64))
     assert problem.evaluate().kl == 0.0
-    again = problem.gradient()
-    assert kept() is None
     operator = fisher_operator(policy, observations, actions)
     shared = SurrogateProblem(operator.actor, actions, th.linspace(-1, 1, 20, dtype=th.float64))
-    assert th.equal(shared.gradient(), again)
+    assert th.equal(shared.gradient(), problem.gradient())

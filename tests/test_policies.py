@@ -16,7 +16,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
 from sb3_trpo_fvp import TRPO, StepStatus
-from sb3_trpo_fvp.networks import LinearizedActor
+from sb3_trpo_fvp.linearization.actor import LinearizedActor
 from sb3_trpo_fvp.policies import evaluation_mode, split_parameters
 from sb3_trpo_fvp.trust_region import SurrogateProblem
 from tests.rollouts import (

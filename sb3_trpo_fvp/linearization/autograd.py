@@ -1,6 +1,5 @@
-"""Products with the Jacobian of a network's outputs in its parameters, at one point, many times."""
+"""Jacobian products of any differentiable outputs, through autograd."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -9,35 +8,7 @@ from torch import nn
 
 from sb3_trpo_fvp.linalg.autograd import grad_along
 from sb3_trpo_fvp.linalg.vectors import flatten, unflatten
-
-CACHED_NUMBERS = 2**20
-"""Written-out products are done on so many activations at a time: four megabytes, which stay in a processor's cache."""
-
-
-class Linearization(ABC):
-    """The derivative of outputs φ(θ) at θ_k: J, outputs by P, is never formed, only multiplied by."""
-
-    kept_numbers: int | None = None
-    """How many activations are kept for the products, None where autograd does not tell."""
-
-    @abstractmethod
-    def jvp(self, v: th.Tensor) -> tuple[th.Tensor, ...]:
-        """
-        Jacobian-vector product v → Jv.
-
-        :param v: direction in the parameters, shape (P,)
-        :return: direction in the outputs, shaped as they are
-        """
-
-    @abstractmethod
-    def vjp(self, u: Sequence[th.Tensor], out: th.Tensor | None = None) -> th.Tensor:
-        """
-        Vector-Jacobian product u → Jᵀu.
-
-        :param u: shaped as the outputs
-        :param out: add to this vector, shape (P,), and return it
-        :return: shape (P,)
-        """
+from sb3_trpo_fvp.linearization.base import Linearization
 
 
 class GraphLinearization(Linearization):
@@ -92,19 +63,3 @@ class GraphLinearization(Linearization):
             allow_unused=True,
             materialize_grads=True,
         )
-
-
-def pieces(size: int, kept_numbers: int | None, chunk_size: int | None = None) -> list[slice]:
-    """
-    Cut N states into pieces to multiply one after the other.
-
-    :param size: N
-    :param kept_numbers: what the linearisation of one state keeps, None for autograd's
-    :param chunk_size: states in a piece; by default as many as fit the cache, and all of them for autograd's
-    :return: the pieces, in order
-    """
-    if chunk_size is None:
-        most = size if kept_numbers is None else max(128, CACHED_NUMBERS // kept_numbers)
-        # Of equal size: a small last piece would cost as many calls as a full one.
-        chunk_size = -(-size // -(-size // most))
-    return [slice(start, start + chunk_size) for start in range(0, size, chunk_size)]

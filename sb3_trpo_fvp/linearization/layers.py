@@ -4,22 +4,21 @@ Jacobian products of the common networks, written out layer by layer.
 A stack of linear or convolutional layers and elementwise activations needs neither autograd's graphs nor its
 bookkeeping: with activations A_l, activation slopes D_l, weights W_l and a direction (dW_l, db_l),
 
-    push:  T_l = U_{l-1} W_lᵀ + A_{l-1} dW_lᵀ + db_l,   U_l = D_l ∘ T_l
-    pull:  dW_l = G_lᵀ A_{l-1},  db_l = Σ_n G_l,         G_{l-1} = D_{l-1} ∘ (G_l W_l)
+    jvp:             T_l = U_{l-1} W_lᵀ + A_{l-1} dW_lᵀ + db_l,   U_l = D_l ∘ T_l
+    vjp_parameters:  dW_l = G_lᵀ A_{l-1},  db_l = Σ_n G_l
+    vjp_input:       G_{l-1} = D_{l-1} ∘ (G_l W_l)
 
-Networks are recognised by what they are; see :func:`actor_stack` and :func:`critic_stack`.
+Networks are recognised by what they are; see :mod:`sb3_trpo_fvp.linearization.recognition`.
 """
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import ClassVar, TypeAlias
 
 import torch as th
 from torch import nn
 from torch.nn import functional as F
-
-from sb3_trpo_fvp.linearization import Linearization
 
 Slots: TypeAlias = Mapping[th.Tensor, slice]
 """Where in a flat vector each parameter to differentiate in lies; a frozen parameter is not there."""
@@ -37,7 +36,7 @@ class Layer(ABC):
     kept: ClassVar[tuple[str, ...]] = ()
     """Names of the tensors, a row a state, that forward keeps."""
 
-    def every(self, step: int) -> "Layer":
+    def subsample(self, step: int) -> "Layer":
         """
         Look at some of the states.
 
@@ -58,7 +57,7 @@ class Layer(ABC):
         """
 
     @abstractmethod
-    def push(self, tangent: th.Tensor | None, v: th.Tensor) -> th.Tensor | None:
+    def jvp(self, tangent: th.Tensor | None, v: th.Tensor) -> th.Tensor | None:
         """
         Jacobian-vector product: from the tangent of the input and a direction in the parameters to that of the output.
 
@@ -68,7 +67,7 @@ class Layer(ABC):
         """
 
     @abstractmethod
-    def pull(self, cotangent: th.Tensor) -> th.Tensor:
+    def vjp_input(self, cotangent: th.Tensor) -> th.Tensor:
         """
         Vector-Jacobian product with the input: from the cotangent of the output to that of the input.
 
@@ -76,7 +75,7 @@ class Layer(ABC):
         :return: shaped as the input
         """
 
-    def collect(self, cotangent: th.Tensor, out: th.Tensor) -> None:
+    def vjp_parameters(self, cotangent: th.Tensor, out: th.Tensor) -> None:
         """
         Vector-Jacobian product with the parameters, added to ``out``; nothing for a layer without.
 
@@ -92,10 +91,10 @@ class _Affine(Layer):
     kept = ("x",)
     x: th.Tensor
 
-    def __init__(self, module: nn.Linear | nn.Conv2d, slots: Slots, follow: bool):
+    def __init__(self, module: nn.Linear | nn.Conv2d, slots: Slots, live_parameters: bool):
         self.weight = module.weight.detach()
         self.bias = None if module.bias is None else module.bias.detach()
-        if not follow:
+        if not live_parameters:
             self.weight = self.weight.clone()
             self.bias = None if self.bias is None else self.bias.clone()
         self.weight_slot = slots.get(module.weight)
@@ -124,8 +123,8 @@ class LinearLayer(_Affine):
         self.x = x
         return F.linear(x, self.weight, self.bias)
 
-    def push(self, tangent: th.Tensor | None, v: th.Tensor) -> th.Tensor | None:
-        """See :meth:`Layer.push`."""
+    def jvp(self, tangent: th.Tensor | None, v: th.Tensor) -> th.Tensor | None:
+        """See :meth:`Layer.jvp`."""
         d_weight, d_bias = self.d_weight(v), self.d_bias(v)
         if len(self.weight) < _FEW_OUTPUTS and d_weight is not None:
             # The same, transposed: a product with few columns takes several times as long as one with few rows.
@@ -140,12 +139,12 @@ class LinearLayer(_Affine):
             return result
         return th.mm(tangent, self.weight.t()) if result is None else result.addmm_(tangent, self.weight.t())
 
-    def pull(self, cotangent: th.Tensor) -> th.Tensor:
-        """See :meth:`Layer.pull`."""
+    def vjp_input(self, cotangent: th.Tensor) -> th.Tensor:
+        """See :meth:`Layer.vjp_input`."""
         return th.mm(cotangent, self.weight)
 
-    def collect(self, cotangent: th.Tensor, out: th.Tensor) -> None:
-        """See :meth:`Layer.collect`."""
+    def vjp_parameters(self, cotangent: th.Tensor, out: th.Tensor) -> None:
+        """See :meth:`Layer.vjp_parameters`."""
         d_weight, d_bias = self.d_weight(out), self.d_bias(out)
         if d_weight is not None:
             d_weight.addmm_(cotangent.t(), self.x)
@@ -154,8 +153,8 @@ class LinearLayer(_Affine):
 
 
 class _Conv2d(_Affine):
-    def __init__(self, module: nn.Conv2d, slots: Slots, follow: bool):
-        super().__init__(module, slots, follow)
+    def __init__(self, module: nn.Conv2d, slots: Slots, live_parameters: bool):
+        super().__init__(module, slots, live_parameters)
         assert not isinstance(module.padding, str)
         self._geometry = (module.stride, module.padding, module.dilation)
         self._groups = module.groups
@@ -164,7 +163,7 @@ class _Conv2d(_Affine):
         self.x = x
         return F.conv2d(x, self.weight, self.bias, *self._geometry, self._groups)
 
-    def push(self, tangent: th.Tensor | None, v: th.Tensor) -> th.Tensor | None:
+    def jvp(self, tangent: th.Tensor | None, v: th.Tensor) -> th.Tensor | None:
         d_weight, d_bias = self.d_weight(v), self.d_bias(v)
         if d_weight is None and d_bias is not None:
             d_weight = th.zeros_like(self.weight)
@@ -176,10 +175,10 @@ class _Conv2d(_Affine):
         through = F.conv2d(tangent, self.weight, None, *self._geometry, self._groups)
         return through if result is None else result.add_(through)
 
-    def pull(self, cotangent: th.Tensor) -> th.Tensor:
+    def vjp_input(self, cotangent: th.Tensor) -> th.Tensor:
         return self._backward(cotangent, (True, False, False))[0]
 
-    def collect(self, cotangent: th.Tensor, out: th.Tensor) -> None:
+    def vjp_parameters(self, cotangent: th.Tensor, out: th.Tensor) -> None:
         d_weight, d_bias = self.d_weight(out), self.d_bias(out)
         _, from_weight, from_bias = self._backward(cotangent, (False, d_weight is not None, d_bias is not None))
         if d_weight is not None:
@@ -235,10 +234,10 @@ class _Elementwise(Layer):
         assert self._slope is not None
         return tensor * self._slope
 
-    def push(self, tangent: th.Tensor | None, v: th.Tensor) -> th.Tensor | None:
+    def jvp(self, tangent: th.Tensor | None, v: th.Tensor) -> th.Tensor | None:
         return None if tangent is None else self._scale(tangent)
 
-    def pull(self, cotangent: th.Tensor) -> th.Tensor:
+    def vjp_input(self, cotangent: th.Tensor) -> th.Tensor:
         return self._scale(cotangent)
 
 
@@ -249,10 +248,10 @@ class _Flatten(Layer):
         self._shape = x.shape
         return x.flatten(1)
 
-    def push(self, tangent: th.Tensor | None, v: th.Tensor) -> th.Tensor | None:
+    def jvp(self, tangent: th.Tensor | None, v: th.Tensor) -> th.Tensor | None:
         return None if tangent is None else tangent.flatten(1)
 
-    def pull(self, cotangent: th.Tensor) -> th.Tensor:
+    def vjp_input(self, cotangent: th.Tensor) -> th.Tensor:
         return cotangent.view(-1, *self._shape[1:])
 
 
@@ -265,116 +264,17 @@ KNOWN: frozenset[type[nn.Module]] = ELEMENTWISE | {nn.Linear, nn.Conv2d, nn.Flat
 """The layers that a stack may be made of."""
 
 
-def _layer(module: nn.Module, slots: Slots, follow: bool) -> Layer:
+def layer_of(module: nn.Module, slots: Slots, live_parameters: bool) -> Layer:
+    """
+    Write a module out.
+
+    :param module: of a class in :data:`KNOWN`
+    :param slots: where the parameters to differentiate in lie in a flat vector
+    :param live_parameters: whether to follow the module's parameters as they change, or to keep them as they are
+    :return: the layer
+    """
     if isinstance(module, nn.Linear):
-        return LinearLayer(module, slots, follow)
+        return LinearLayer(module, slots, live_parameters)
     if isinstance(module, nn.Conv2d):
-        return _Conv2d(module, slots, follow)
+        return _Conv2d(module, slots, live_parameters)
     return _Flatten() if isinstance(module, nn.Flatten) else _Elementwise(module)
-
-
-class StackLinearization(Linearization):
-    """
-    The derivative of a stack of layers at one input, written out.
-
-    :param modules: the layers, of classes in :data:`KNOWN`
-    :param x: input, shape (n, ...)
-    :param slots: where the parameters to differentiate in lie in a flat vector; the layers' others are held fixed
-    :param log_std: of a diagonal Gaussian whose mean is the stack's output: outputs are (μ, σ) then
-    :param sizes: cut the output's columns into pieces of these sizes (several categoricals)
-    :param follow: whether the layers' parameters are those of the modules as they change, rather than as they are now
-    """
-
-    def __init__(
-        self,
-        modules: Sequence[nn.Module],
-        x: th.Tensor,
-        slots: Slots,
-        *,
-        log_std: nn.Parameter | None = None,
-        sizes: Sequence[int] | None = None,
-        follow: bool = False,
-    ):
-        self._layers = [_layer(module, slots, follow) for module in modules]
-        with_parameters = [index for index, layer in enumerate(self._layers) if layer.has_parameters]
-        self._lowest = min(with_parameters, default=len(self._layers))
-        self._num_parameters = max((slot.stop for slot in slots.values()), default=0)
-        self._sizes = sizes
-        self._log_std = log_std
-        self._log_std_slot = None if log_std is None else slots.get(log_std)
-        self._std: th.Tensor | None = None
-        self.head = x
-        self.outputs: tuple[th.Tensor, ...] = ()
-        self.move_to(x)
-
-    @th.no_grad()
-    def move_to(self, x: th.Tensor) -> None:
-        """
-        Linearise at another input.
-
-        :param x: shape (n, ...)
-        """
-        kept = x.numel()
-        for layer in self._layers:
-            x = layer.forward(x)
-            kept += x.numel()
-        self.kept_numbers = kept
-        self.head = x
-        self.outputs = (x,)
-        if self._log_std is not None:
-            self._std = self._log_std.detach().exp().expand_as(x)
-            self.outputs = (x, self._std)
-        elif self._sizes is not None:
-            self.outputs = th.split(x, list(self._sizes), dim=1)
-
-    def every(self, step: int) -> "StackLinearization":
-        """
-        Look at some of the states: views, no arithmetic.
-
-        :param step: every how many
-        :return: the derivative there
-        """
-        twin = copy.copy(self)
-        twin._layers = [layer.every(step) for layer in self._layers]
-        twin.outputs = tuple(output[::step] for output in self.outputs)
-        twin._std = None if self._std is None else self._std[::step]
-        return twin
-
-    @th.no_grad()
-    def jvp(self, v: th.Tensor) -> tuple[th.Tensor, ...]:
-        """Return Jv, see :meth:`Linearization.jvp`."""
-        tangent: th.Tensor | None = None
-        for layer in self._layers:
-            tangent = layer.push(tangent, v)
-        if tangent is None:
-            like = self.outputs if self._sizes is None else [th.cat(self.outputs, dim=1)]
-            tangent = th.zeros_like(like[0])
-        if self._std is not None:
-            slot = self._log_std_slot
-            return tangent, th.zeros_like(self._std) if slot is None else self._std * v[slot]
-        return (tangent,) if self._sizes is None else th.split(tangent, list(self._sizes), dim=1)
-
-    @th.no_grad()
-    def vjp(self, u: Sequence[th.Tensor], out: th.Tensor | None = None) -> th.Tensor:
-        """Return Jᵀu, see :meth:`Linearization.vjp`."""
-        if out is None:
-            out = u[0].new_zeros(self._num_parameters)
-        if self._std is not None and self._log_std_slot is not None:
-            out[self._log_std_slot] += (u[1] * self._std).sum(0)
-        for layer, cotangent in self.backward(u):
-            layer.collect(cotangent, out)
-        return out
-
-    def backward(self, u: Sequence[th.Tensor]) -> Iterator[tuple[Layer, th.Tensor]]:
-        """
-        Walk back from the outputs to the lowest layer that has parameters.
-
-        :param u: shaped as the outputs; that of σ is not looked at
-        :return: each layer with the cotangent of its output
-        """
-        cotangent = u[0] if self._sizes is None else th.cat(list(u), dim=1)
-        for index in range(len(self._layers) - 1, self._lowest - 1, -1):
-            layer = self._layers[index]
-            yield layer, cotangent
-            if index > self._lowest:
-                cotangent = layer.pull(cotangent)

@@ -1,12 +1,12 @@
 """
-Recognise the networks whose derivatives are written out (:mod:`sb3_trpo_fvp.layers`), by what they are.
+Recognise the networks whose derivatives are written out (:mod:`sb3_trpo_fvp.linearization.layers`), by what they are.
 
 A policy counts only as long as nothing of it is changed: methods of a subclass or an instance, forward hooks, modules of
 an own class and parametrised weights all make the answer None, and the general path through autograd is taken.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch as th
 from stable_baselines3.common.distributions import (
@@ -25,7 +25,8 @@ from torch import nn
 from torch.nn.modules import module as torch_module
 
 from sb3_trpo_fvp.distributions import registered_family
-from sb3_trpo_fvp.layers import KNOWN, Slots, StackLinearization, apply
+from sb3_trpo_fvp.linearization.layers import KNOWN
+from sb3_trpo_fvp.linearization.stack import Stack
 
 _DISTRIBUTIONS = (
     DiagGaussianDistribution,
@@ -35,47 +36,6 @@ _DISTRIBUTIONS = (
 )
 _ACTOR_METHODS = ("get_distribution", "extract_features", "_get_action_dist_from_latent")
 _CRITIC_METHODS = ("predict_values", "extract_features")
-
-
-@dataclass(frozen=True)
-class Stack:
-    """
-    A network that is nothing but layers one after the other, from features or pixels to φ or the values.
-
-    :param layers: all that have parameters to differentiate in, in the order of the forward pass
-    :param slots: where those parameters lie in a flat vector
-    :param features: observations → what is fed to the first layer; does not depend on the parameters
-    :param log_std: of a diagonal Gaussian
-    :param sizes: of several categoricals
-    """
-
-    layers: tuple[nn.Module, ...]
-    slots: Slots
-    features: Callable[[PyTorchObs], th.Tensor]
-    log_std: nn.Parameter | None = None
-    sizes: tuple[int, ...] | None = None
-
-    @th.no_grad()
-    def forward(self, features: th.Tensor) -> th.Tensor:
-        """
-        Run the layers.
-
-        :param features: of n states
-        :return: output of the last one: means, logits or values
-        """
-        for layer in self.layers:
-            features = apply(layer, features)
-        return features
-
-    def linearize(self, features: th.Tensor, follow: bool = False) -> StackLinearization:
-        """
-        Linearise at the present parameters.
-
-        :param features: of n states
-        :param follow: whether to be at the parameters of the time, whenever it is moved to other states
-        :return: with outputs (μ, σ), (logits,), one (logits) per categorical, or (values,)
-        """
-        return StackLinearization(self.layers, features, self.slots, log_std=self.log_std, sizes=self.sizes, follow=follow)
 
 
 def actor_stack(policy: ActorCriticPolicy, parameters: Sequence[nn.Parameter]) -> Stack | None:
