@@ -29,7 +29,7 @@ def test_it_is_symmetric_and_positive_definite(distribution: str, damping: float
 
 def test_it_is_the_inverse_where_the_fisher_matrix_is_a_kronecker_product(monkeypatch: pytest.MonkeyPatch) -> None:
     """A linear Gaussian policy: scores do not depend on states. Many actions in each state stand for their expectation."""
-    monkeypatch.setattr("sb3_trpo_fvp.kronecker._STATES", 10**9)
+    monkeypatch.setattr("sb3_trpo_fvp.fisher.kronecker._STATES", 10**9)
     policy = make_policy("gaussian", "linear")
     states = th.randn(20, 4)
     observations = states.repeat(2000, 1)
@@ -86,8 +86,8 @@ def test_of_many_states_some_are_looked_at(kind: str, monkeypatch: pytest.Monkey
     observations, actions = make_batch(policy, 43)
     some = fisher_operator(policy, observations[::4], actions[::4]).preconditioner(0.1)
     op = fisher_operator(policy, observations, actions, kind="gauss_newton", chunk_size=20)
-    monkeypatch.setattr("sb3_trpo_fvp.kronecker._STATES", 10)
-    monkeypatch.setattr("sb3_trpo_fvp.kronecker._STATES_PER_ROW", 0)
+    monkeypatch.setattr("sb3_trpo_fvp.fisher.kronecker._STATES", 10)
+    monkeypatch.setattr("sb3_trpo_fvp.fisher.kronecker._STATES_PER_ROW", 0)
     thinned = op.preconditioner(0.1)
     assert some is not None
     assert thinned is not None

@@ -4,8 +4,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from typing import TypeAlias
 
 import torch as th
+
+Preconditioner: TypeAlias = Callable[[th.Tensor], th.Tensor]
+"""r → M⁻¹r, (P,) → (P,), with a symmetric positive definite M."""
 
 
 class CGStatus(Enum):
@@ -51,7 +55,7 @@ def conjugate_gradient(
     max_steps: int,
     rtol: float = 1e-5,
     atol: float = 0.0,
-    preconditioner: Callable[[th.Tensor], th.Tensor] | None = None,
+    preconditioner: Preconditioner | None = None,
 ) -> CGSolution:
     """
     Solve ``A x = b`` for a symmetric positive definite A known by its products (Hestenes and Stiefel, 1952; Nocedal

@@ -7,21 +7,16 @@ what dozens do without. The exact products still decide where the solve ends.
 """
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch as th
 from torch import nn
 
+from sb3_trpo_fvp.fisher.operator import Average
+from sb3_trpo_fvp.linalg.conjugate_gradient import Preconditioner
 from sb3_trpo_fvp.linalg.vectors import all_finite
 from sb3_trpo_fvp.linearization.actor import LinearizedActor
 from sb3_trpo_fvp.linearization.layers import LinearLayer
-
-Preconditioner = Callable[[th.Tensor], th.Tensor]
-"""r → M⁻¹r, (P,) → (P,), symmetric positive definite."""
-
-Average = Callable[[Sequence[th.Tensor]], Sequence[th.Tensor]]
-"""Averages over states, of this process to those of all."""
 
 _SMALLEST_DAMPING = 1e-6
 _STATES, _STATES_PER_ROW = 1024, 4

@@ -1,132 +1,21 @@
-"""
-Fisher-vector products: the policy's Fisher matrix, (P, P), known by what it does to a vector.
+"""The three operators, and their look-up by name."""
 
-Every operator here is undamped and reduced over states by their mean; λI is added outside, by whoever solves with it.
-"""
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
-
-import numpy as np
 import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs
-from torch import nn
 
 from sb3_trpo_fvp.distributions import Phi, detach, joint_kl, require_family
-from sb3_trpo_fvp.kronecker import Average, Preconditioner, kronecker_preconditioner
+from sb3_trpo_fvp.fisher.kronecker import kronecker_preconditioner
+from sb3_trpo_fvp.fisher.operator import Average, FisherOperator
 from sb3_trpo_fvp.linalg.autograd import grad_along
+from sb3_trpo_fvp.linalg.conjugate_gradient import Preconditioner
 from sb3_trpo_fvp.linalg.vectors import flatten, unflatten
-from sb3_trpo_fvp.linearization.actor import LinearizedActor
 from sb3_trpo_fvp.linearization.base import Linearization
-from sb3_trpo_fvp.policies import evaluation_mode, num_observations, split_parameters
-
-if TYPE_CHECKING:
-    from scipy.sparse.linalg import LinearOperator
-
-
-class FisherOperator(ABC):
-    """
-    A symmetric positive semi-definite (P, P) matrix over the actor's parameters, known by its products.
-
-    To try one of your own, subclass, implement :meth:`matvec` and pass the class as ``TRPO(..., fisher=MyOperator)``;
-    what it needs beyond the arguments below comes from ``fisher_kwargs``.
-
-    :param policy: any SB3 actor-critic policy; its parameters are the point at which the matrix is taken
-    :param observations: tensor (N, ...) or dict of tensors, N states
-    :param actions: the actions taken there, (N, A) as rollout buffers hold them; only some operators need them
-    :param parameters: what to differentiate in; by default all that the action distribution depends on
-    """
-
-    name: ClassVar[str] = ""
-    """What ``fisher=`` calls it, empty for operators that are passed as a class."""
-
-    def __init__(
-        self,
-        policy: ActorCriticPolicy,
-        observations: PyTorchObs,
-        actions: th.Tensor | None = None,
-        *,
-        parameters: Sequence[nn.Parameter] | None = None,
-    ):
-        if num_observations(observations) < 1:
-            msg = "`observations` must hold at least 1 state, got 0"
-            raise ValueError(msg)
-        self.policy = policy
-        self.observations = observations
-        self.actions = actions
-        self.parameters: tuple[nn.Parameter, ...] = tuple(
-            split_parameters(policy, observations).actor if parameters is None else parameters
-        )
-        size = sum(parameter.numel() for parameter in self.parameters)
-        self.shape = (size, size)
-
-    @cached_property
-    def actor(self) -> LinearizedActor:
-        """The policy, linearised in these states; the surrogate's gradient is taken from it too."""
-        return LinearizedActor(self.policy, self.observations, self.parameters)
-
-    @abstractmethod
-    def matvec(self, v: th.Tensor) -> th.Tensor:
-        """
-        Multiply: v → Fv.
-
-        :param v: shape (P,), in the order of :attr:`parameters`
-        :return: shape (P,)
-        """
-
-    def preconditioner(self, damping: float, average: Average = list) -> Preconditioner | None:
-        """
-        Approximate (F + λI)⁻¹ for conjugate gradients; an operator of one's own has none unless it defines it.
-
-        :param damping: λ ≥ 0
-        :param average: what puts averages over states of several processes together
-        :return: r → M⁻¹r, shapes (P,) → (P,), or None
-        """
-        return None
-
-    def __matmul__(self, v: th.Tensor) -> th.Tensor:
-        if v.shape != (self.shape[1],):
-            msg = f"`v` must have shape ({self.shape[1]},), got {tuple(v.shape)}"
-            raise ValueError(msg)
-        return self.matvec(v)
-
-    @property
-    def dtype(self) -> th.dtype:
-        """Of the parameters, and so of the vectors multiplied."""
-        return self.parameters[0].dtype if self.parameters else th.get_default_dtype()
-
-    @property
-    def device(self) -> th.device:
-        """Of the parameters, and so of the vectors multiplied."""
-        return self.parameters[0].device if self.parameters else th.device("cpu")
-
-    def to_dense(self) -> th.Tensor:
-        """
-        Form the matrix column by column, the loop that a Fisher-vector product exists to avoid: for study and tests.
-
-        :return: shape (P, P), by P products
-        """
-        identity = th.eye(self.shape[0], dtype=self.dtype, device=self.device)
-        columns = [self.matvec(column) for column in identity]
-        return th.stack(columns, dim=1) if columns else identity
-
-    def to_scipy(self) -> "LinearOperator":
-        """
-        Hand the operator to SciPy's iterative solvers and eigensolvers.
-
-        :return: ``scipy.sparse.linalg.LinearOperator`` of shape (P, P)
-        """
-        from scipy.sparse.linalg import LinearOperator
-
-        def matvec(v: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-            vector = th.as_tensor(v.reshape(-1), dtype=self.dtype, device=self.device)
-            return self.matvec(vector).detach().cpu().numpy()
-
-        dtype = th.zeros(0, dtype=self.dtype).numpy().dtype
-        return LinearOperator(self.shape, matvec=matvec, rmatvec=matvec, dtype=dtype)
+from sb3_trpo_fvp.policies import evaluation_mode
 
 
 class _PolicyFisher(FisherOperator):
@@ -199,7 +88,7 @@ class _FactoredFisher(_PolicyFisher):
             msg = f"`chunk_size` must be in [1, ∞), got {chunk_size}"
             raise ValueError(msg)
         super().__init__(policy, observations, actions, **kwargs)
-        self.actor = LinearizedActor(policy, observations, self.parameters, chunk_size)
+        self.chunk_size = chunk_size
         self._kept = [self.factor(chunk) for chunk in self.actor.chunks] if self.actor.is_small else None
 
     @abstractmethod
