@@ -18,7 +18,7 @@ import copy
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,8 +35,10 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from benchmarks.environment import describe_environment, load_average
 from sb3_trpo_fvp import TRPO
-from sb3_trpo_fvp.critic import AdamCritic, CriticFit, CriticStats, ValueFunction
-from sb3_trpo_fvp.gauss_newton_critic import GaussNewtonCritic
+from sb3_trpo_fvp.critic.adam import AdamCritic
+from sb3_trpo_fvp.critic.fit import CriticFit, CriticStats
+from sb3_trpo_fvp.critic.gauss_newton import GaussNewtonCritic
+from sb3_trpo_fvp.critic.value_function import ValueFunction
 from sb3_trpo_fvp.policies import split_parameters
 from sb3_trpo_fvp.zoo.configs import ALGORITHM, BASELINE, default_config
 
@@ -130,24 +132,37 @@ class Paired(CriticFit):
     :param driver: fits the model's critic
     :param shadow: fits the other's
     :param shadow_values: the other, on the rollout
+    :param shadow_state: what the other keeps between updates
     :param driver_first: the order
     """
 
-    def __init__(self, driver: CriticFit, shadow: CriticFit, shadow_values: ValueFunction, driver_first: bool):
+    def __init__(
+        self,
+        driver: CriticFit,
+        shadow: CriticFit,
+        shadow_values: ValueFunction,
+        shadow_state: dict[str, float],
+        driver_first: bool,
+    ):
         self.training_mode = driver.training_mode  # type: ignore[misc]
         self._driver, self._shadow, self._shadow_values = driver, shadow, shadow_values
+        self._shadow_state = shadow_state
         self._driver_first = driver_first
         self.driver_seconds = self.shadow_seconds = 0.0
 
-    def fit(self, values: ValueFunction, returns: th.Tensor) -> CriticStats:
+    def fit(self, values: ValueFunction, returns: th.Tensor, state: Mapping[str, float]) -> CriticStats:
         """Fit both, see :meth:`CriticFit.fit`."""
         stats: list[CriticStats] = []
+        shadow: list[CriticStats] = []
         for drives in (self._driver_first, not self._driver_first):
             if drives:
-                self.driver_seconds = seconds(lambda: stats.append(self._driver.fit(values, returns)))
+                self.driver_seconds = seconds(lambda: stats.append(self._driver.fit(values, returns, state)))
             else:
                 with no_random_number_consumed():
-                    self.shadow_seconds = seconds(lambda: self._shadow.fit(self._shadow_values, returns))
+                    self.shadow_seconds = seconds(
+                        lambda: shadow.append(self._shadow.fit(self._shadow_values, returns, self._shadow_state))
+                    )
+                    self._shadow_state |= shadow[0].state
         return stats[0]
 
 
@@ -169,15 +184,14 @@ class StudiedTRPO(TRPO):
         self.records: list[dict[str, float]] = []
         contrib.set_logger(Logger(None, []))
 
-    def make_critic(self, name: str, state: dict[str, float]) -> CriticFit:
+    def make_critic(self, name: str) -> CriticFit:
         """
         Set a critic up as the study compares them: each at its defaults but for RL-Zoo's numbers.
 
         :param name: which
-        :param state: what a Gauss-Newton critic keeps between updates
         :return: the critic
         """
-        return GaussNewtonCritic(state=state) if name == "gauss_newton" else AdamCritic(self.n_critic_updates, self.batch_size)
+        return GaussNewtonCritic() if name == "gauss_newton" else AdamCritic(self.n_critic_updates, self.batch_size)
 
     def _critic_fit(self) -> CriticFit:
         return self.paired or super()._critic_fit()
@@ -194,9 +208,10 @@ class StudiedTRPO(TRPO):
         (shadow_name,) = set(CRITICS) - {driver_name}
         update = len(self.records)
         self.paired = paired = Paired(
-            self.make_critic(driver_name, self.critic_state),
-            self.make_critic(shadow_name, self.shadow_state),
+            self.make_critic(driver_name),
+            self.make_critic(shadow_name),
             shadow_values,
+            self.shadow_state,
             driver_first=update % 2 == 0,
         )
         contrib_seconds = float("nan")

@@ -7,7 +7,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from sb3_trpo_fvp.critic import _MOST_RANKS
+from sb3_trpo_fvp.critic.fit import _MOST_RANKS
 
 GATHERING_MESSAGES = 10
 """To bring the states together: batch sizes, features, returns and the order of the minibatches."""

@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 import sb3_trpo_fvp.trpo
 from benchmarks.workloads import THEIRS
 from sb3_trpo_fvp import TRPO
-from sb3_trpo_fvp.critic import _CHEAP_MINIBATCH
+from sb3_trpo_fvp.critic.fit import _CHEAP_MINIBATCH
 from sb3_trpo_fvp.distributed import Communicator
 from sb3_trpo_fvp.distributed.launch import torchrun
 from sb3_trpo_fvp.policies import split_parameters

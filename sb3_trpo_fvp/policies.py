@@ -105,6 +105,18 @@ def _leaf_ids(outputs: Iterable[th.Tensor]) -> set[int]:
     return leaves
 
 
+def has_methods_of_sb3(policy: ActorCriticPolicy, methods: Iterable[str]) -> bool:
+    """
+    Ask whether what a policy does may be known without calling it.
+
+    :param policy: the policy
+    :param methods: names of methods of ``ActorCriticPolicy``
+    :return: whether they are SB3's own, for the class and for the instance
+    """
+    cls = type(policy)
+    return all(getattr(cls, name) is getattr(ActorCriticPolicy, name) and name not in vars(policy) for name in methods)
+
+
 @contextmanager
 def evaluation_mode(policy: nn.Module, but_for: Iterable[nn.Module] = ()) -> Iterator[None]:
     """

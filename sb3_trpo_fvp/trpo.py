@@ -16,13 +16,14 @@ from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, RolloutBufferSamples, Schedule
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_trpo_fvp.critic import AdamCritic, CriticFit, CriticStats, CriticStatus, fit_critic
+from sb3_trpo_fvp.critic.adam import AdamCritic
+from sb3_trpo_fvp.critic.fit import CriticFit, CriticStats, CriticStatus, fit_critic
+from sb3_trpo_fvp.critic.gauss_newton import GaussNewtonCritic
 from sb3_trpo_fvp.distributed import ALONE, Communicator, communicator
 from sb3_trpo_fvp.distributed.algorithm import DataParallelAlgorithm
 from sb3_trpo_fvp.distributed.statistics import pooled_explained_variance, pooled_moments
 from sb3_trpo_fvp.distributions import without_validation
 from sb3_trpo_fvp.fisher import FisherOperator, fisher_class
-from sb3_trpo_fvp.gauss_newton_critic import GaussNewtonCritic
 from sb3_trpo_fvp.linearization.actor import LinearizedActor
 from sb3_trpo_fvp.policies import (
     CnnPolicy,
@@ -96,7 +97,7 @@ class TRPO(DataParallelAlgorithm, OnPolicyAlgorithm):
     :param critic: How the value function is fitted: ``"adam"``, minibatches with the policy's optimizer as in sb3-contrib,
         or ``"gauss_newton"``, a few damped Gauss-Newton steps on the whole rollout, which uses neither the optimizer nor
         ``learning_rate``, ``batch_size`` and ``n_critic_updates``
-    :param critic_kwargs: Keyword arguments of :class:`~sb3_trpo_fvp.gauss_newton_critic.GaussNewtonCritic`
+    :param critic_kwargs: Keyword arguments of :class:`~sb3_trpo_fvp.critic.gauss_newton.GaussNewtonCritic`
     :raises ValueError: if an argument is outside its interval
     """
 
@@ -228,7 +229,8 @@ class TRPO(DataParallelAlgorithm, OnPolicyAlgorithm):
             split = split_parameters(self.policy, rollout.observations)
             step = self._actor_step(rollout, split, comm)
         actor_done = time.perf_counter()
-        fit = fit_critic(self._critic_fit(), self.policy, split, rollout, comm)
+        fit = fit_critic(self._critic_fit(), self.policy, split, rollout, self.critic_state, comm)
+        self.critic_state |= fit.state
         critic_done = time.perf_counter()
 
         self._n_updates += 1
@@ -277,9 +279,9 @@ class TRPO(DataParallelAlgorithm, OnPolicyAlgorithm):
             )
 
     def _critic_fit(self) -> CriticFit:
-        """Set up the fit that ``critic`` names; what it keeps between updates lies in ``critic_state``."""
+        """Set up the fit that ``critic`` names, with the arguments as they are now."""
         if self.critic == "gauss_newton":
-            return GaussNewtonCritic(**self.critic_kwargs, state=self.critic_state)
+            return GaussNewtonCritic(**self.critic_kwargs)
         return AdamCritic(self.n_critic_updates, self.batch_size)
 
     def _whole_rollout(self) -> RolloutBufferSamples:

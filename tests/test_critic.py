@@ -14,9 +14,10 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, Flatten
 from torch import nn
 
 from sb3_trpo_fvp import TRPO
-from sb3_trpo_fvp.critic import CriticStatus, ValueFunction, fit_critic
+from sb3_trpo_fvp.critic.fit import CriticStatus, fit_critic
+from sb3_trpo_fvp.critic.gauss_newton import GaussNewtonCritic, GaussNewtonCriticStats
+from sb3_trpo_fvp.critic.value_function import ValueFunction
 from sb3_trpo_fvp.distributed import Communicator
-from sb3_trpo_fvp.gauss_newton_critic import GaussNewtonCritic, GaussNewtonCriticStats
 from sb3_trpo_fvp.policies import evaluation_mode, split_parameters
 from tests.rollouts import DICT, IMAGE, SMALL, all_finite, changed, collected, make_model, rollout, snapshot, train
 
@@ -70,10 +71,12 @@ class Rollout:
         self.observations = th.randn(size, DIMENSION, generator=generator)
         self.returns = th.randn(size, generator=generator, dtype=th.float64) if targets is None else targets
 
-    def fit(self, policy: ActorCriticPolicy, **kwargs: Any) -> GaussNewtonCriticStats:
-        critic = GaussNewtonCritic(**kwargs)
-        stats = fit_critic(critic, policy, split_parameters(policy, self.observations), self)
+    def fit(self, policy: ActorCriticPolicy, state: dict[str, float] | None = None, **kwargs: Any) -> GaussNewtonCriticStats:
+        state = {} if state is None else state
+        split = split_parameters(policy, self.observations)
+        stats = fit_critic(GaussNewtonCritic(**kwargs), policy, split, self, state)
         assert isinstance(stats, GaussNewtonCriticStats)
+        state |= stats.state
         return stats
 
 
@@ -237,8 +240,11 @@ def test_damping_stays_within_its_bounds() -> None:
 
 
 def test_bounds_hold_for_a_damping_kept_from_before() -> None:
-    assert GaussNewtonCritic(state={"damping": 1e-9}, min_damping=0.5).damping == 0.5
-    assert GaussNewtonCritic(state={"damping": 1e9}, max_damping=2.0).damping == 2.0
+    policy = make_policy()
+    data = Rollout(policy)
+    zero_slope = Rollout(policy, targets=policy.predict_values(data.observations).detach().flatten())
+    assert zero_slope.fit(policy, {"damping": 1e-9}, min_damping=0.5).damping == 0.5
+    assert zero_slope.fit(policy, {"damping": 1e9}, max_damping=2.0).damping == 2.0
 
 
 def test_targets_met_exactly() -> None:
@@ -339,7 +345,7 @@ def test_shared_image_features_are_computed_once(monkeypatch: pytest.MonkeyPatch
     calls = []
     forward = NatureCNN.forward
     monkeypatch.setattr(NatureCNN, "forward", lambda self, x: calls.append(len(x)) or forward(self, x))
-    fit_critic(GaussNewtonCritic(n_steps=4), model.policy, split, data)
+    fit_critic(GaussNewtonCritic(n_steps=4), model.policy, split, data, {})
     assert calls == [len(data.returns)]
 
 

@@ -23,8 +23,9 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnvWrapper, VecNormalize
 
-from sb3_trpo_fvp import TRPO, critic
+from sb3_trpo_fvp import TRPO
 from sb3_trpo_fvp.cli import main
+from sb3_trpo_fvp.critic import adam
 from sb3_trpo_fvp.distributed import RankFailure, communicator
 from sb3_trpo_fvp.distributed.agreement import checksum, odd_ones_out
 from sb3_trpo_fvp.distributed.algorithm import GlobalProgressBar, callback_of_rank
@@ -133,10 +134,10 @@ def _train_on(model: TRPO, rollout: dict[str, Any], single: bool = False) -> dic
 
 def _exactness_rank(rank: int, rollout: dict[str, Any]) -> dict[str, Any]:
     outcomes = {}
-    few = critic._MOST_RANKS
+    few = adam._MOST_RANKS
     for case, split in SPLITS.items():
         # The others bring all states together, since a rank fits so small a critic sooner than it sends a message.
-        critic._MOST_RANKS = 1 if case == "averaged_minibatches" else few
+        adam._MOST_RANKS = 1 if case == "averaged_minibatches" else few
         env = make_vec_env("Pendulum-v1", n_envs=split[rank])
         model = TRPO("MlpPolicy", env, **_options(case, batch_size=N_STEPS * split[rank]))
         model._setup_learn(1)
@@ -396,7 +397,8 @@ def test_a_fault_of_one_rank_stops_the_others_and_is_named(tmp_path: Path, fault
 SCRIPT = """
 import os, signal
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
-from sb3_trpo_fvp import TRPO, critic
+from sb3_trpo_fvp import TRPO
+from sb3_trpo_fvp.critic import adam
 from sb3_trpo_fvp.cli import main
 from sb3_trpo_fvp.distributed import communicator
 from sb3_trpo_fvp.distributed.launch import torchrun

@@ -10,7 +10,7 @@ from gymnasium import spaces
 
 from benchmarks.joint_kl import ALGORITHMS, RESULTS, dimensions, measure, table
 from sb3_trpo_fvp import CGStatus, StepStatus
-from sb3_trpo_fvp.critic import CriticStatus
+from sb3_trpo_fvp.critic.fit import CriticStatus
 from sb3_trpo_fvp.distributions import _REGISTERED
 from tests.rollouts import collected, train
 

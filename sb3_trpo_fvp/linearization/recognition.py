@@ -27,6 +27,7 @@ from torch.nn.modules import module as torch_module
 from sb3_trpo_fvp.distributions import registered_family
 from sb3_trpo_fvp.linearization.layers import KNOWN
 from sb3_trpo_fvp.linearization.stack import Stack
+from sb3_trpo_fvp.policies import has_methods_of_sb3
 
 _DISTRIBUTIONS = (
     DiagGaussianDistribution,
@@ -48,7 +49,7 @@ def actor_stack(policy: ActorCriticPolicy, parameters: Sequence[nn.Parameter]) -
     """
     distribution = policy.action_dist
     own = registered_family(distribution) is not None
-    if own or type(distribution) not in _DISTRIBUTIONS or not _unchanged(policy, _ACTOR_METHODS):
+    if own or type(distribution) not in _DISTRIBUTIONS or not has_methods_of_sb3(policy, _ACTOR_METHODS):
         return None
     head = [*_extractor_layers(policy, "policy_net"), policy.action_net]
     log_std = policy.log_std if isinstance(distribution, DiagGaussianDistribution) else None
@@ -66,7 +67,7 @@ def critic_stack(policy: ActorCriticPolicy, parameters: Sequence[nn.Parameter]) 
     :param parameters: in which to differentiate
     :return: the stack, None if the network is another
     """
-    if not _unchanged(policy, _CRITIC_METHODS):
+    if not has_methods_of_sb3(policy, _CRITIC_METHODS):
         return None
     head = [*_extractor_layers(policy, "value_net"), policy.value_net]
     return _stack(policy, policy.vf_features_extractor, head, parameters)
@@ -83,7 +84,7 @@ def is_plain_rollout_policy(policy: ActorCriticPolicy) -> bool:
     layers = [*_extractor_layers(policy, "policy_net"), *_extractor_layers(policy, "value_net")]
     return (
         _is_plain(policy, type(policy))
-        and _unchanged(policy, ("forward", "reset_noise", *_ACTOR_METHODS, *_CRITIC_METHODS))
+        and has_methods_of_sb3(policy, ("forward", "reset_noise", *_ACTOR_METHODS, *_CRITIC_METHODS))
         and all(_is_plain(extractor, FlattenExtractor) and _is_known(extractor.flatten) for extractor in extractors)  # type: ignore[arg-type]
         and all(map(_is_known, [*layers, policy.action_net, policy.value_net]))
         and type(policy.action_dist) in (*_DISTRIBUTIONS, StateDependentNoiseDistribution)
@@ -147,12 +148,6 @@ def _extractor_layers(policy: ActorCriticPolicy, which: str) -> list[nn.Module]:
         return [extractor]
     half = getattr(extractor, which)
     return list(half) if _is_plain(half, nn.Sequential) else [half]
-
-
-def _unchanged(policy: ActorCriticPolicy, methods: tuple[str, ...]) -> bool:
-    """Whether these methods are SB3's own, for the class and for the instance."""
-    cls = type(policy)
-    return all(getattr(cls, name) is getattr(ActorCriticPolicy, name) and name not in vars(policy) for name in methods)
 
 
 def _is_plain(module: nn.Module, cls: type[nn.Module]) -> bool:

@@ -1,11 +1,13 @@
 """The critic fitted as the actor is moved: Gauss-Newton products, conjugate gradients, steps tried before they are kept."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch as th
 
-from sb3_trpo_fvp.critic import CriticFit, CriticStats, CriticStatus, ValueFunction
+from sb3_trpo_fvp.critic.fit import CriticFit, CriticStats, CriticStatus
+from sb3_trpo_fvp.critic.value_function import ValueFunction
 from sb3_trpo_fvp.distributed import Communicator
 from sb3_trpo_fvp.linalg.conjugate_gradient import conjugate_gradient
 from sb3_trpo_fvp.linalg.vectors import assign, flatten
@@ -31,6 +33,11 @@ class GaussNewtonCriticStats(CriticStats):
     cg_steps: int = 0
     accepted_steps: int = 0
     reduction_ratio: float = math.nan
+
+    @property
+    def state(self) -> dict[str, float]:
+        """λ, see :attr:`CriticStats.state`."""
+        return {"damping": self.damping}
 
 
 @dataclass(frozen=True)
@@ -72,7 +79,6 @@ class GaussNewtonCritic(CriticFit):
     :param damping: λ of the first update
     :param min_damping: lower bound on λ, in (0, ∞)
     :param max_damping: upper bound on λ
-    :param state: where λ is kept between updates, under ``"damping"``
     :raises ValueError: if an argument is outside its interval
     """
 
@@ -87,7 +93,6 @@ class GaussNewtonCritic(CriticFit):
         damping: float = 1.0,
         min_damping: float = 1e-3,
         max_damping: float = 1e3,
-        state: dict[str, float] | None = None,
     ):
         for name, holds, interval, value in (
             ("n_steps", n_steps >= 1, "[1, ∞)", n_steps),
@@ -103,38 +108,34 @@ class GaussNewtonCritic(CriticFit):
         self.n_steps = n_steps
         self.cg_max_steps = cg_max_steps
         self.cg_residual_tol = cg_residual_tol
+        self.damping = damping
         self.min_damping = min_damping
         self.max_damping = max_damping
-        self.state = {} if state is None else state
+
+    def fit(self, values: ValueFunction, returns: th.Tensor, state: Mapping[str, float]) -> GaussNewtonCriticStats:
+        """Do the steps, from the λ where the last fit ended, see :meth:`CriticFit.fit`."""
         # Bounds given after a model was loaded hold for the λ that it was saved with, too.
-        self.state["damping"] = min(max(self.state.get("damping", damping), min_damping), max_damping)
-
-    @property
-    def damping(self) -> float:
-        """λ as it is now."""
-        return self.state["damping"]
-
-    def fit(self, values: ValueFunction, returns: th.Tensor) -> GaussNewtonCriticStats:
-        """Do the steps, see :meth:`CriticFit.fit`."""
+        damping = self._within_bounds(state.get("damping", self.damping))
         steps: list[_Step] = []
         while len(steps) < self.n_steps:
-            steps.append(self._step(values, returns))
+            steps.append(self._step(values, returns, damping))
             if steps[-1].status not in (CriticStatus.FITTED, CriticStatus.NO_DESCENT):
                 break
+            damping = self._adapted(damping, steps[-1].ratio)
         last = steps[-1]
         accepted = sum(step.status is CriticStatus.FITTED for step in steps)
         return GaussNewtonCriticStats(
             status=CriticStatus.FITTED if accepted else last.status,
             loss=last.loss_after,
             loss_before=steps[0].loss_before,
-            damping=self.damping,
+            damping=damping,
             cg_steps=sum(step.cg_steps for step in steps),
             accepted_steps=accepted,
             reduction_ratio=last.ratio,
         )
 
     @th.no_grad()
-    def _step(self, values: ValueFunction, returns: th.Tensor) -> _Step:
+    def _step(self, values: ValueFunction, returns: th.Tensor, relative_damping: float) -> _Step:
         """Linearise, solve, try; keep the step if the loss falls."""
         jacobian = values.linearize()
         (predicted,) = jacobian.outputs
@@ -156,7 +157,7 @@ class GaussNewtonCritic(CriticFit):
             return _Step(CriticStatus.ZERO_GRADIENT, old_loss, old_loss)
         if not math.isfinite(gg + gbg):
             return _Step(CriticStatus.NONFINITE_VALUES, old_loss, old_loss)
-        damping = self.damping * gbg / gg
+        damping = relative_damping * gbg / gg
 
         def damped_curvature(v: th.Tensor) -> th.Tensor:
             (bv,) = comm.mean([jacobian.vjp(jacobian.jvp(v)) / values.size], values.size)
@@ -173,17 +174,18 @@ class GaussNewtonCritic(CriticFit):
         assign(values.parameters, flatten(old) + unit * d)
         new_loss = _mean_square(_error(targets, values()), comm)
         ratio = 0.5 * (1.0 - new_loss / old_loss) / reduction
-        self._adapt(ratio)
         if new_loss < old_loss:
             return _Step(CriticStatus.FITTED, old_loss, new_loss, ratio, solution.num_steps)
         for parameter, tensor in zip(values.parameters, old, strict=True):
             parameter.copy_(tensor)
         return _Step(CriticStatus.NO_DESCENT, old_loss, old_loss, ratio, solution.num_steps)
 
-    def _adapt(self, ratio: float) -> None:
+    def _adapted(self, damping: float, ratio: float) -> float:
         """Trust the model more where it predicted well, less where it did not, or where the loss is not finite."""
-        factor = _SHRINK if ratio > 0.75 else 1.0 if ratio >= 0.25 else _GROW
-        self.state["damping"] = min(max(self.damping * factor, self.min_damping), self.max_damping)
+        return self._within_bounds(damping * (_SHRINK if ratio > 0.75 else 1.0 if ratio >= 0.25 else _GROW))
+
+    def _within_bounds(self, damping: float) -> float:
+        return min(max(damping, self.min_damping), self.max_damping)
 
 
 def _error(targets: th.Tensor, predicted: th.Tensor) -> th.Tensor:

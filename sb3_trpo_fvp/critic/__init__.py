@@ -1,0 +1,1 @@
+"""Fitting the value function, without touching what the actor uses."""
