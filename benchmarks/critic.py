@@ -40,6 +40,7 @@ from sb3_trpo_fvp.critic.fit import CriticFit, CriticStats
 from sb3_trpo_fvp.critic.gauss_newton import GaussNewtonCritic
 from sb3_trpo_fvp.critic.value_function import ValueFunction
 from sb3_trpo_fvp.policies import split_parameters
+from sb3_trpo_fvp.rollouts.buffer import whole_rollout
 from sb3_trpo_fvp.zoo.configs import ALGORITHM, BASELINE, default_config
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -198,7 +199,7 @@ class StudiedTRPO(TRPO):
 
     def train(self) -> None:
         """Update as always, and measure."""
-        rollout = self._whole_rollout()
+        rollout = whole_rollout(self.rollout_buffer)
         split = split_parameters(self.shadow_policy, rollout.observations)
         shadow_values = ValueFunction(self.shadow_policy, split, rollout.observations)
         with th.no_grad():

@@ -36,7 +36,7 @@ from sb3_trpo_fvp import TRPO, FisherOperator, conjugate_gradient, fisher_operat
 from sb3_trpo_fvp.cli import main as command
 from sb3_trpo_fvp.linalg.vectors import assign, flatten
 from sb3_trpo_fvp.policies import evaluation_mode
-from sb3_trpo_fvp.trpo import normalize
+from sb3_trpo_fvp.rollouts.advantages import normalize
 from sb3_trpo_fvp.trust_region import SurrogateProblem
 from sb3_trpo_fvp.zoo.results import load_results
 

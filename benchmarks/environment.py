@@ -9,7 +9,7 @@ from typing import Any
 
 import torch as th
 
-from sb3_trpo_fvp.zoo.sweep_run import processor
+from sb3_trpo_fvp.zoo.provenance import processor
 
 PACKAGES = ("torch", "stable-baselines3", "sb3-contrib", "gymnasium", "mujoco", "numpy")
 """Whose versions decide how fast or how well something runs."""

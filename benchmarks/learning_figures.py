@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.learning import BASELINE, NAMES, OWN, ROOT, Run
 from benchmarks.learning_report import ALIKE, REPETITIONS, References, improvement, matched, reproducible, scores
-from sb3_trpo_fvp.zoo.measure import bootstrap
+from sb3_trpo_fvp.zoo.compare.summary import bootstrap
 
 FIGURES = ROOT / "docs" / "figures"
 # Apart for every kind of colour vision (Okabe and Ito).

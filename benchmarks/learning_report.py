@@ -10,8 +10,8 @@ import numpy as np
 
 from benchmarks.learning import BASELINE, LIKE_FOR_LIKE, NAMES, OWN, ROOT, Run
 from benchmarks.tables import markdown_table, update_page
-from sb3_trpo_fvp.zoo.measure import bootstrap
-from sb3_trpo_fvp.zoo.sweep import Sweep
+from sb3_trpo_fvp.zoo.compare.summary import bootstrap
+from sb3_trpo_fvp.zoo.sweeps.sweep import Sweep
 
 PAGES = (ROOT / "docs" / "benchmarks.md", ROOT / "README.md")
 ALIKE = tuple(name for name in NAMES if LIKE_FOR_LIKE in name)

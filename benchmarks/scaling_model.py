@@ -7,7 +7,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from sb3_trpo_fvp.critic.fit import _MOST_RANKS
+from sb3_trpo_fvp.critic.adam import MOST_RANKS
 
 GATHERING_MESSAGES = 10
 """To bring the states together: batch sizes, features, returns and the order of the minibatches."""
@@ -72,7 +72,7 @@ class Work:
         :param ranks: W
         :return: what a rank does then; a fit of W times the states is taken to cost W times as much
         """
-        if not 1 < ranks <= _MOST_RANKS or not self.fit_messages:
+        if not 1 < ranks <= MOST_RANKS or not self.fit_messages:
             return self
         return replace(
             self,
@@ -142,10 +142,10 @@ def most_ranks(work: Work, link: Link, least: float = 0.5) -> int:
     :param least: the efficiency that is still worth it
     :return: the largest number of ranks that reaches it, 1,000,000 at most
     """
-    few = [ranks for ranks in range(1, _MOST_RANKS + 1) if efficiency(work, link, ranks) >= least]
-    if efficiency(work, link, _MOST_RANKS + 1) < least:
+    few = [ranks for ranks in range(1, MOST_RANKS + 1) if efficiency(work, link, ranks) >= least]
+    if efficiency(work, link, MOST_RANKS + 1) < least:
         return max(few)
-    low, high = _MOST_RANKS + 1, 1_000_000
+    low, high = MOST_RANKS + 1, 1_000_000
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if efficiency(work, link, middle) >= least else (low, middle - 1)

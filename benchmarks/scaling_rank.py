@@ -5,6 +5,7 @@ import json
 import statistics
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,11 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
-import sb3_trpo_fvp.trpo
 from benchmarks.workloads import THEIRS
 from sb3_trpo_fvp import TRPO
-from sb3_trpo_fvp.critic.fit import _CHEAP_MINIBATCH
+from sb3_trpo_fvp.critic.adam import CHEAP_MINIBATCH
 from sb3_trpo_fvp.distributed import Communicator
+from sb3_trpo_fvp.distributed.current import replaced_by
 from sb3_trpo_fvp.distributed.launch import torchrun
 from sb3_trpo_fvp.policies import split_parameters
 
@@ -92,12 +93,10 @@ def learn(options: argparse.Namespace, comm: Communicator) -> dict[str, Any]:
     kwargs |= json.loads(options.params)
     model = TRPO("MlpPolicy", env, **kwargs)
     per_update = kwargs["n_steps"] * options.n_envs * comm.world_size
-    counter = Counter()
-    if comm.world_size == 1:
-        sb3_trpo_fvp.trpo.communicator = lambda: counter  # type: ignore[assignment]
-    clock = Clock()
-    # Logs are written but read by nobody: `name_to_value` must last until the clock has read it.
-    model.learn(per_update * (1 + options.updates), callback=clock, log_interval=10**9)
+    counter, clock = Counter(), Clock()
+    with replaced_by(counter) if comm.world_size == 1 else nullcontext():
+        # Logs are written but read by nobody: `name_to_value` must last until the clock has read it.
+        model.learn(per_update * (1 + options.updates), callback=clock, log_interval=10**9)
     starts, ends = np.stack(clock.starts[1:]), np.stack(clock.ends[1:])
     update, rollout = np.median(np.diff(starts, axis=0), axis=0), np.median(ends - starts[:-1], axis=0)
 
@@ -110,7 +109,7 @@ def learn(options: argparse.Namespace, comm: Communicator) -> dict[str, Any]:
     critic = split_parameters(model.policy, th.as_tensor(env.reset())).critic
     size = sum(parameter.numel() for parameter in critic)
     # Of larger minibatches no rank does the whole fit.
-    chooses = adam and size * kwargs["batch_size"] <= _CHEAP_MINIBATCH
+    chooses = adam and size * kwargs["batch_size"] <= CHEAP_MINIBATCH
     fit_messages = model.n_critic_updates * -(-states // kwargs["batch_size"]) if chooses else 0
     return {
         "update": update[0],

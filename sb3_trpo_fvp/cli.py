@@ -7,18 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sb3_trpo_fvp import __version__
-from sb3_trpo_fvp.distributed.launch import arguments_of_rank, ranks_started, torchrun
-from sb3_trpo_fvp.zoo.checks import (
-    UserError,
-    check_algorithm,
-    check_environment,
-    check_trained,
-    checked_training_arguments,
-    parse_known,
-    require,
-    suggest,
-)
+from sb3_trpo_fvp.distributed.launch import ranks_started, torchrun
+from sb3_trpo_fvp.zoo.checks import check_algorithm, check_environment, check_trained, checked_training_arguments, parse_known
+from sb3_trpo_fvp.zoo.command_line import UserError, require, suggest
 from sb3_trpo_fvp.zoo.configs import ALGORITHM, BASELINE, config_folder
+from sb3_trpo_fvp.zoo.ranks import arguments_of_rank
 
 PROGRAM = "sb3-trpo-fvp"
 
@@ -34,11 +27,11 @@ def _command_line(name: str, args: Sequence[str]) -> Iterator[None]:
         sys.argv = original
 
 
-def _register() -> None:
+def _register(progress_file: Path | None = None) -> None:
     require("rl_zoo3", "this command", "zoo")
-    from sb3_trpo_fvp.zoo.manager import register
+    from sb3_trpo_fvp.zoo.experiment_manager import register
 
-    register()
+    register(progress_file)
 
 
 def _asks_help(args: Sequence[str]) -> bool:
@@ -61,8 +54,8 @@ def train(args: Sequence[str]) -> int:
     return _train("train", args)
 
 
-def _train(name: str, args: Sequence[str]) -> int:
-    _register()
+def _train(name: str, args: Sequence[str], progress_file: Path | None = None) -> int:
+    _register(progress_file)
     import gymnasium as gym
     from rl_zoo3.train import train
 
@@ -144,30 +137,30 @@ def sweep(args: Sequence[str]) -> int:
     """Run a grid sweep on this machine, several runs at once, resumable, W&B offline."""
     require("rich", "sweep", "zoo")
     _register()
-    from sb3_trpo_fvp.zoo.sweep_command import sweep
+    from sb3_trpo_fvp.zoo.sweeps.command import sweep
 
     return sweep(args)
 
 
 def sweep_run(args: Sequence[str]) -> int:
     """Run one run of a sweep: what `wandb agent` calls."""
-    from sb3_trpo_fvp.zoo.sweep_run import sweep_run
+    from sb3_trpo_fvp.zoo.sweeps.run import sweep_run
 
     _register()
-    return sweep_run(args, lambda zoo_args: _train("sweep-run", zoo_args))
+    return sweep_run(args, lambda zoo_args, progress_file: _train("sweep-run", zoo_args, progress_file))
 
 
 def compare(args: Sequence[str]) -> int:
     """Train sb3-contrib's TRPO and this one side by side: a table, a figure, a JSON file."""
     _register()
-    from sb3_trpo_fvp.zoo.compare import compare
+    from sb3_trpo_fvp.zoo.compare.command import compare
 
     return compare(args)
 
 
 def check(args: Sequence[str]) -> int:
     """Compare the Fisher operators on a saved model: agreement, symmetry, definiteness, time per product."""
-    from sb3_trpo_fvp.check import main
+    from sb3_trpo_fvp.check.check import main
 
     return main(args)
 

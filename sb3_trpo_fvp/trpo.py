@@ -19,9 +19,9 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_trpo_fvp.critic.adam import AdamCritic
 from sb3_trpo_fvp.critic.fit import CriticFit, CriticStats, CriticStatus, fit_critic
 from sb3_trpo_fvp.critic.gauss_newton import GaussNewtonCritic
-from sb3_trpo_fvp.distributed import ALONE, Communicator, communicator
+from sb3_trpo_fvp.distributed import Communicator, communicator
 from sb3_trpo_fvp.distributed.algorithm import DataParallelAlgorithm
-from sb3_trpo_fvp.distributed.statistics import pooled_explained_variance, pooled_moments
+from sb3_trpo_fvp.distributed.statistics import pooled_explained_variance
 from sb3_trpo_fvp.distributions import without_validation
 from sb3_trpo_fvp.fisher import FisherOperator, fisher_class
 from sb3_trpo_fvp.linearization.actor import LinearizedActor
@@ -34,7 +34,10 @@ from sb3_trpo_fvp.policies import (
     index_observations,
     split_parameters,
 )
-from sb3_trpo_fvp.rollouts import collect, plain_sampler
+from sb3_trpo_fvp.rollouts.advantages import normalize
+from sb3_trpo_fvp.rollouts.buffer import whole_rollout
+from sb3_trpo_fvp.rollouts.collect import collect
+from sb3_trpo_fvp.rollouts.sampler import numpy_sampler
 from sb3_trpo_fvp.trust_region import StepStatus, SurrogateProblem, TrustRegionStats, trust_region_step
 
 SelfTRPO = TypeVar("SelfTRPO", bound="TRPO")
@@ -213,7 +216,7 @@ class TRPO(DataParallelAlgorithm, OnPolicyAlgorithm):
         :return: False if the callback ended the training
         """
         self.policy.set_training_mode(False)
-        sample = plain_sampler(self.policy, rollout_buffer)
+        sample = numpy_sampler(self.policy, rollout_buffer)
         if sample is None:
             return super()._collect(env, callback, rollout_buffer, n_rollout_steps)
         return collect(self, sample, env, callback, rollout_buffer, n_rollout_steps)
@@ -222,7 +225,7 @@ class TRPO(DataParallelAlgorithm, OnPolicyAlgorithm):
         """Update actor and critic from the rollout buffer."""
         comm = communicator()
         self._update_learning_rate(self.policy.optimizer)
-        rollout = self._whole_rollout()
+        rollout = whole_rollout(self.rollout_buffer)
 
         started = time.perf_counter()
         with without_validation():
@@ -283,14 +286,6 @@ class TRPO(DataParallelAlgorithm, OnPolicyAlgorithm):
         if self.critic == "gauss_newton":
             return GaussNewtonCritic(**self.critic_kwargs)
         return AdamCritic(self.n_critic_updates, self.batch_size)
-
-    def _whole_rollout(self) -> RolloutBufferSamples:
-        """Take the rollout out of the buffer, in its own order and without drawing a random number."""
-        random_state = np.random.get_state()
-        # The first sample flattens the buffer's arrays, and shuffles, which is undone.
-        next(self.rollout_buffer.get(batch_size=1))
-        np.random.set_state(random_state)
-        return self.rollout_buffer._get_samples(np.arange(self.rollout_buffer.buffer_size * self.rollout_buffer.n_envs))
 
     def _log_update(self, step: TrustRegionStats, fit: CriticStats, actor_seconds: float, critic_seconds: float) -> None:
         """Record what happened, under sb3-contrib's keys and this package's."""
@@ -433,20 +428,3 @@ def _require(holds: bool, name: str, interval: str, value: object) -> None:
     if not holds:
         msg = f"`{name}` must be in {interval}, got {value!r}"
         raise ValueError(msg)
-
-
-def normalize(advantages: th.Tensor, comm: Communicator = ALONE) -> th.Tensor:
-    """
-    Shift to mean 0 and scale to standard deviation 1 over the states of all ranks, in double precision.
-
-    Advantages that differ by nothing but rounding become exactly 0: scaled up, the noise would be taken for a signal
-    and a full trust-region step be made of it.
-
-    :param advantages: shape (N,)
-    :param comm: who else has advantages of this rollout
-    :return: shape (N,), of the same dtype
-    """
-    moments = pooled_moments(advantages, comm)
-    if moments.std <= 4.0 * th.finfo(advantages.dtype).eps * moments.largest:
-        return th.zeros_like(advantages)
-    return ((advantages.double() - moments.mean) / (moments.std + 1e-8)).to(advantages.dtype)

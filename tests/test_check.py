@@ -15,9 +15,10 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 import sb3_trpo_fvp
 from sb3_trpo_fvp import TRPO, FisherOperator, GaussNewton, check_fisher, check_model_file, fisher_operator
-from sb3_trpo_fvp.check import main
+from sb3_trpo_fvp.check.check import main
+from sb3_trpo_fvp.check.measure import OperatorReport, measure_operator
+from sb3_trpo_fvp.check.report import FisherReport, find_faults
 from sb3_trpo_fvp.distributions import NormalFamily
-from sb3_trpo_fvp.fisher_report import FisherReport, OperatorReport, find_faults, measure_operator
 from tests.rollouts import DICT, IMAGE, SMALL, collected, make_model, rollout, snapshot
 from tests.test_kl import MixtureDistribution, policy_with
 

@@ -7,7 +7,7 @@ import pytest
 
 from sb3_trpo_fvp import TRPO, __version__
 from sb3_trpo_fvp.cli import COMMANDS, main
-from sb3_trpo_fvp.zoo.checks import suggest
+from sb3_trpo_fvp.zoo.command_line import suggest
 from sb3_trpo_fvp.zoo.configs import config_folder
 
 

@@ -6,27 +6,28 @@ import pytest
 from PIL import Image
 
 from sb3_trpo_fvp.cli import main
-from sb3_trpo_fvp.zoo import compare, measure
+from sb3_trpo_fvp.zoo.compare import command as compare
+from sb3_trpo_fvp.zoo.compare import summary
 from sb3_trpo_fvp.zoo.results import FINISHED, Result, load_results
 
 
 def test_the_interval_covers_the_mean_and_is_repeatable() -> None:
     samples = np.random.default_rng(0).normal(size=(5, 7))
-    mean, low, high = measure.bootstrap(samples)
+    mean, low, high = summary.bootstrap(samples)
     assert mean.shape == low.shape == high.shape == (7,)
     np.testing.assert_array_equal(mean, samples.mean(axis=0))
     assert (low < mean).all()
     assert (mean < high).all()
-    np.testing.assert_array_equal(low, measure.bootstrap(samples)[1])
-    one = measure.estimate([3.0])
+    np.testing.assert_array_equal(low, summary.bootstrap(samples)[1])
+    one = summary.estimate([3.0])
     assert (one.mean, one.low, one.high) == (3.0, 3.0, 3.0)
     assert str(one) == "3.00"  # one seed has no interval
-    assert str(measure.estimate([100.0, 104.0])) == "102 [100, 104]"
+    assert str(summary.estimate([100.0, 104.0])) == "102 [100, 104]"
 
 
 def test_the_interval_of_a_large_sample_is_the_textbooks() -> None:
     samples = np.random.default_rng(1).normal(size=400)
-    mean, low, high = measure.bootstrap(samples)
+    mean, low, high = summary.bootstrap(samples)
     half = 1.96 * samples.std() / np.sqrt(len(samples))
     assert (float(mean - low), float(high - mean)) == pytest.approx((half, half), rel=0.1)
 
@@ -54,14 +55,14 @@ def written(folder: Path, seconds: float, kls: list[float], returns: list[float]
 def test_what_is_measured_is_what_the_runs_wrote(tmp_path: Path) -> None:
     theirs = [written(tmp_path / "a", 4.0, [0.02, 0.04], [1.0, 3.0]), written(tmp_path / "b", 6.0, [0.005, 0.04], [2.0, 5.0])]
     ours = [written(tmp_path / "c", 2.0, [0.01, 0.008], [1.0, 4.0]), written(tmp_path / "d", 2.0, [0.01, 0.009], [0.0, 6.0])]
-    baseline, mine = measure.measure("theirs", theirs), measure.measure("ours", ours)
+    baseline, mine = summary.summarize("theirs", theirs), summary.summarize("ours", ours)
     assert baseline.final_return.per_seed == (3.0, 5.0)
     assert baseline.joint_kl.per_seed == pytest.approx((0.03, 0.0225))
     assert (baseline.kl_kept.mean, mine.kl_kept.mean) == (0.25, 1.0)
     assert baseline.steps_per_second.per_seed == pytest.approx((5.0, 20 / 6))
     assert baseline.times == [2.5, 5.0]
     assert baseline.kl_over_bound[0] == ([10, 20], [2.0, 4.0])
-    assert measure.speedup(baseline, mine).per_seed == (2.0, 3.0)
+    assert summary.speedup(baseline, mine).per_seed == (2.0, 3.0)
 
 
 def test_compare_trains_both_and_writes_table_figure_and_numbers(

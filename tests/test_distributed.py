@@ -28,11 +28,12 @@ from sb3_trpo_fvp.cli import main
 from sb3_trpo_fvp.critic import adam
 from sb3_trpo_fvp.distributed import RankFailure, communicator
 from sb3_trpo_fvp.distributed.agreement import checksum, odd_ones_out
-from sb3_trpo_fvp.distributed.algorithm import GlobalProgressBar, callback_of_rank
+from sb3_trpo_fvp.distributed.callbacks import GlobalProgressBar, callback_of_rank
 from sb3_trpo_fvp.distributed.communicator import Communicator
-from sb3_trpo_fvp.distributed.launch import TIMEOUT_VARIABLE, arguments_of_rank, timeout
+from sb3_trpo_fvp.distributed.launch import TIMEOUT_VARIABLE, timeout
 from sb3_trpo_fvp.distributed.statistics import merge_running_statistics, pooled_moments, window
 from sb3_trpo_fvp.linalg.vectors import flatten
+from sb3_trpo_fvp.zoo.ranks import arguments_of_rank
 from tests.conftest import DoubleFlatten
 
 N_ENVS, N_STEPS = 8, 64
@@ -56,11 +57,11 @@ def _enter(function: Callable[..., Any], rank: int, world_size: int, folder: Pat
     """Join a gloo group, call ``function`` and leave its result, or the exception, in the folder."""
     import torch.distributed as dist
 
-    from sb3_trpo_fvp.distributed import faults
+    from sb3_trpo_fvp.distributed import roll_call
 
     th.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    faults.GRACE_SECONDS = 6.0
+    roll_call.GRACE_SECONDS = 6.0
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world_size, timeout=timedelta(seconds=seconds)
     )
@@ -76,7 +77,7 @@ def run_ranks(function: Callable[..., Any], world_size: int, folder: Path, *args
     """Call ``function(rank, *args)`` in new processes of one group; a rank that leaves no result has None."""
     folder.mkdir(exist_ok=True)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["sb3_trpo_fvp.distributed.group", "stable_baselines3.common.env_util"])
+    context.set_forkserver_preload(["sb3_trpo_fvp.distributed.process_group", "stable_baselines3.common.env_util"])
     processes = [
         context.Process(target=_enter, args=(function, rank, world_size, folder, seconds, args), daemon=True)
         for rank in range(world_size)
@@ -134,10 +135,10 @@ def _train_on(model: TRPO, rollout: dict[str, Any], single: bool = False) -> dic
 
 def _exactness_rank(rank: int, rollout: dict[str, Any]) -> dict[str, Any]:
     outcomes = {}
-    few = adam._MOST_RANKS
+    few = adam.MOST_RANKS
     for case, split in SPLITS.items():
         # The others bring all states together, since a rank fits so small a critic sooner than it sends a message.
-        adam._MOST_RANKS = 1 if case == "averaged_minibatches" else few
+        adam.MOST_RANKS = 1 if case == "averaged_minibatches" else few
         env = make_vec_env("Pendulum-v1", n_envs=split[rank])
         model = TRPO("MlpPolicy", env, **_options(case, batch_size=N_STEPS * split[rank]))
         model._setup_learn(1)
@@ -626,4 +627,4 @@ def test_one_process_imports_nothing_of_a_group() -> None:
     out = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True).stdout
     imported = set(eval(out))
     assert "sb3_trpo_fvp.distributed.communicator" in imported
-    assert not imported & {f"sb3_trpo_fvp.distributed.{name}" for name in ("group", "faults", "launch")}
+    assert not imported & {f"sb3_trpo_fvp.distributed.{name}" for name in ("process_group", "roll_call", "launch")}

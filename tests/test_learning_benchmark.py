@@ -30,7 +30,7 @@ from benchmarks.learning_report import (
     summary,
 )
 from sb3_trpo_fvp.zoo.configs import find_config
-from sb3_trpo_fvp.zoo.sweep import Sweep
+from sb3_trpo_fvp.zoo.sweeps.sweep import Sweep
 
 REFERENCES = {"A-v0": {"random": -100.0, "reference": 100.0}, "B-v0": {"random": 0.0, "reference": 10.0}}
 

@@ -14,9 +14,9 @@ from benchmarks import directions, naive_hessian, screening
 from benchmarks.directions import CANDIDATES, compare
 from sb3_trpo_fvp import TRPO, fisher_operator
 from sb3_trpo_fvp.zoo.configs import default_config
-from sb3_trpo_fvp.zoo.manager import register
-from sb3_trpo_fvp.zoo.sweep import Run
-from sb3_trpo_fvp.zoo.sweep_command import check_runs
+from sb3_trpo_fvp.zoo.experiment_manager import register
+from sb3_trpo_fvp.zoo.sweeps.command import check_runs
+from sb3_trpo_fvp.zoo.sweeps.sweep import Run
 from tests.conftest import make_batch, make_policy
 
 PAGE = screening.PAGE.read_text(encoding="utf-8")

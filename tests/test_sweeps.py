@@ -17,13 +17,14 @@ import yaml
 from rl_zoo3.utils import StoreDict
 
 from sb3_trpo_fvp.cli import main
-from sb3_trpo_fvp.zoo.checks import UserError, checked_training_arguments
+from sb3_trpo_fvp.zoo.checks import checked_training_arguments
+from sb3_trpo_fvp.zoo.command_line import UserError
 from sb3_trpo_fvp.zoo.configs import config_folder
-from sb3_trpo_fvp.zoo.manager import register
+from sb3_trpo_fvp.zoo.experiment_manager import register
 from sb3_trpo_fvp.zoo.results import FINISHED, Result, load_results
-from sb3_trpo_fvp.zoo.runner import Runner
-from sb3_trpo_fvp.zoo.sweep import METRIC, Run, Sweep
-from sb3_trpo_fvp.zoo.sweep_command import check_runs
+from sb3_trpo_fvp.zoo.sweeps.command import check_runs
+from sb3_trpo_fvp.zoo.sweeps.runner import Runner
+from sb3_trpo_fvp.zoo.sweeps.sweep import METRIC, Run, Sweep
 from tests.wandb_stub import ENTITY, SWEEP, WandbStub
 
 ROOT = Path(__file__).parents[1]

@@ -10,8 +10,8 @@ import rl_zoo3
 import yaml
 
 from sb3_trpo_fvp.zoo.configs import config_folder, default_config, find_config
-from sb3_trpo_fvp.zoo.manager import ExperimentManager, register
-from sb3_trpo_fvp.zoo.sweep import Sweep
+from sb3_trpo_fvp.zoo.experiment_manager import ExperimentManager, register
+from sb3_trpo_fvp.zoo.sweeps.sweep import Sweep
 
 FILES = {algo: yaml.safe_load(Path(str(default_config(algo))).read_text()) for algo in ("trpo", "trpo_fvp")}
 ENVIRONMENTS = [env for env in FILES["trpo"] if env != "default"]

@@ -19,7 +19,7 @@ from stable_baselines3.common.distributions import (
 from stable_baselines3.common.logger import configure
 
 from sb3_trpo_fvp import TRPO
-from sb3_trpo_fvp.zoo.monitor import RunRecorder, TrustRegionMonitor, joint_kl
+from sb3_trpo_fvp.zoo.callbacks import RunRecorder, TrustRegionMonitor, joint_kl
 
 DISCRETE = spaces.Discrete(3)
 BOX = spaces.Box(-1.0, 1.0, (3,))
@@ -141,7 +141,7 @@ def test_the_progress_is_reported_and_callbacks_are_timed_apart(tmp_path: Path) 
     progress = tmp_path / "progress"
     recorder = RunRecorder([Slow()], tmp_path, progress)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sb3_trpo_fvp.zoo.monitor.time.perf_counter", lambda: clock[0])
+        patch.setattr("sb3_trpo_fvp.zoo.callbacks.time.perf_counter", lambda: clock[0])
         model = TRPO("MlpPolicy", Noise(VECTOR, BOX), n_steps=64, batch_size=32, device="cpu")
         model.set_logger(configure(None, []))
         model.learn(128, callback=[recorder])

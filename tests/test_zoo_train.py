@@ -16,7 +16,7 @@ import yaml
 from sb3_trpo_fvp import TRPO
 from sb3_trpo_fvp.cli import main
 from sb3_trpo_fvp.zoo.results import Result
-from sb3_trpo_fvp.zoo.tuning import convert_trpo_fvp_params, sample_trpo_fvp_params
+from sb3_trpo_fvp.zoo.search_space import convert_trpo_fvp_params, sample_trpo_fvp_params
 
 SHORT = ["-n", "128", "--eval-freq", "64", "--eval-episodes", "1", "--seed", "0", "--device", "cpu"]
 SMALL = ["-params", "n_steps:32", "batch_size:32"]

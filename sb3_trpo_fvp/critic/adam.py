@@ -12,10 +12,10 @@ from sb3_trpo_fvp.critic.fit import CriticFit, CriticStats, CriticStatus
 from sb3_trpo_fvp.critic.value_function import ValueFunction
 from sb3_trpo_fvp.linalg.vectors import flatten, unflatten
 
-_MOST_RANKS = 4
+MOST_RANKS = 4
 
 
-_CHEAP_MINIBATCH = 2**22
+CHEAP_MINIBATCH = 2**22
 """Parameters times states up to which a rank computes a minibatch sooner than it sends a message about it."""
 
 
@@ -66,8 +66,8 @@ class AdamCritic(CriticFit):
     ) -> tuple[ValueFunction, th.Tensor, int, Callable[[int], np.ndarray[Any, Any]]]:
         """Decide, alike on every rank, who fits on which states: critic, targets, batch size and what draws their order."""
         comm = values.comm
-        if 1 < comm.world_size <= _MOST_RANKS and self.n_epochs > 0:
-            together = values.is_alike_everywhere and self.batch_size * num_parameters <= _CHEAP_MINIBATCH
+        if 1 < comm.world_size <= MOST_RANKS and self.n_epochs > 0:
+            together = values.is_alike_everywhere and self.batch_size * num_parameters <= CHEAP_MINIBATCH
             ranks = comm.gather((together, self.batch_size))
             if all(willing for willing, _ in ranks):
                 order = np.random.default_rng(comm.broadcast(np.random.randint(2**31)))

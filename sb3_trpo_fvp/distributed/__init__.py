@@ -5,6 +5,7 @@ Every rank steps environments of its own; the gradient, each Fisher-vector produ
 gradients are averages over the states of all ranks, so that all ranks take the same step.
 """
 
-from sb3_trpo_fvp.distributed.communicator import ALONE, Communicator, RankFailure, communicator
+from sb3_trpo_fvp.distributed.communicator import ALONE, Communicator, RankFailure
+from sb3_trpo_fvp.distributed.current import communicator
 
 __all__ = ["ALONE", "Communicator", "RankFailure", "communicator"]

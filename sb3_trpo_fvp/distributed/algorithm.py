@@ -3,7 +3,6 @@
 import io
 import os
 import pathlib
-import warnings
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any, ClassVar, TypeVar
 
 import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ProgressBarCallback
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.running_mean_std import RunningMeanStd
@@ -19,7 +18,9 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_trpo_fvp.distributed.agreement import check_arguments, check_parameters
-from sb3_trpo_fvp.distributed.communicator import Communicator, communicator
+from sb3_trpo_fvp.distributed.callbacks import callback_of_rank
+from sb3_trpo_fvp.distributed.communicator import Communicator
+from sb3_trpo_fvp.distributed.current import communicator
 from sb3_trpo_fvp.distributed.statistics import merge_running_statistics, running_statistics, window
 
 SelfAlgorithm = TypeVar("SelfAlgorithm", bound="DataParallelAlgorithm")
@@ -206,53 +207,3 @@ class DataParallelAlgorithm(OnPolicyAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_bases"]
-
-
-class GlobalProgressBar(ProgressBarCallback):
-    """A progress bar that counts the steps of all ranks, which are known when a rollout ends."""
-
-    def _on_step(self) -> bool:
-        self.pbar.update(self.model.num_timesteps - self.model._num_timesteps_at_start - self.pbar.n)
-        return True
-
-    def _on_training_end(self) -> None:
-        self._on_step()
-        super()._on_training_end()
-
-
-def callback_of_rank(callback: MaybeCallback, rank: int, progress_bar: bool) -> MaybeCallback:
-    """
-    Choose what a rank calls: all on rank 0, elsewhere only what is marked ``every_rank = True``.
-
-    :param callback: what ``learn`` was given
-    :param rank: the rank
-    :param progress_bar: whether to show one
-    :return: what to call on this rank
-    """
-    callbacks: list[Any] = _flat(callback)
-    if rank > 0:
-        return [part for part in callbacks if getattr(part, "every_rank", False)]
-    unmarked = [type(part).__name__ for part in callbacks if not hasattr(part, "every_rank") and not _is_known(part)]
-    if unmarked:
-        warnings.warn(
-            f"{', '.join(unmarked)} is called on rank 0 only, and knows nothing of the other ranks' environments: set "
-            "`every_rank = True` on a callback to have it called on each rank, or False to silence this warning.",
-            stacklevel=4,
-        )
-    return [*callbacks, GlobalProgressBar()] if progress_bar else callbacks
-
-
-def _flat(callback: Any) -> list[Any]:
-    if callback is None:
-        return []
-    if isinstance(callback, CallbackList):
-        callback = callback.callbacks
-    if isinstance(callback, list):
-        return [part for item in callback for part in _flat(item)]
-    return [callback]
-
-
-def _is_known(callback: Any) -> bool:
-    """Whether it logs, saves, evaluates or stops, as the ecosystem's own callbacks do."""
-    packages = ("stable_baselines3", "sb3_contrib", "sb3_trpo_fvp", "rl_zoo3", "wandb")
-    return type(callback).__module__.partition(".")[0] in packages

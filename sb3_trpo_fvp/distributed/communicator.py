@@ -1,9 +1,8 @@
 """What one process of a data-parallel run can ask of the others, and the process that is alone."""
 
-import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch as th
 
@@ -19,7 +18,7 @@ class Communicator:
     The only process: each answer is the question, nothing is copied and nothing is sent.
 
     With several processes ("ranks"), every method is called by all of them in the same order and gives all of them the
-    same answer, bit for bit; :class:`~sb3_trpo_fvp.distributed.group.ProcessGroup` is that one.
+    same answer, bit for bit; :class:`~sb3_trpo_fvp.distributed.process_group.ProcessGroup` is that one.
     """
 
     rank: int = 0
@@ -102,19 +101,3 @@ class Communicator:
 
 ALONE = Communicator()
 """The communicator of a run of one process."""
-
-
-def communicator() -> Communicator:
-    """
-    Find out who else takes part.
-
-    :return: :data:`ALONE`, or inside an initialised ``torch.distributed`` process group of several ranks, that group
-    """
-    distributed: Any = sys.modules.get("torch.distributed")
-    if distributed is None or not distributed.is_available() or not distributed.is_initialized():
-        return ALONE
-    if distributed.get_world_size() == 1:
-        return ALONE
-    from sb3_trpo_fvp.distributed.group import process_group
-
-    return process_group()

@@ -3,14 +3,14 @@
 import contextlib
 import os
 import sys
-import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import timedelta
 
 import torch as th
 
-from sb3_trpo_fvp.distributed.communicator import ALONE, Communicator, communicator
+from sb3_trpo_fvp.distributed.communicator import ALONE, Communicator
+from sb3_trpo_fvp.distributed.current import communicator
 
 TIMEOUT_VARIABLE = "SB3_TRPO_FVP_TIMEOUT"
 """Environment variable: seconds that a rank waits for the others before it gives the run up."""
@@ -77,25 +77,6 @@ def timeout() -> float:
         msg = f"`{TIMEOUT_VARIABLE}` must be in (0, ∞) seconds, got {text!r}"
         raise ValueError(msg)
     return seconds
-
-
-@contextlib.contextmanager
-def arguments_of_rank(args: Sequence[str], comm: Communicator) -> Iterator[list[str]]:
-    """
-    Give RL-Zoo's training script what this rank may do: all of it on rank 0; elsewhere no evaluation, checkpoint,
-    progress bar, tracking or log, and a folder that is gone afterwards for what is written all the same.
-
-    :param args: command line of ``rl_zoo3.train``
-    :param comm: the ranks
-    :return: context with this rank's command line
-    """
-    if comm.rank == 0:
-        yield list(args)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        kept = [argument for argument in args if argument not in ("-P", "--progress", "--track")]
-        quiet = ["--eval-freq", "-1", "--save-freq", "-1", "--tensorboard-log", "", "--verbose", "0"]
-        yield [*kept, *quiet, "--log-folder", folder]
 
 
 @contextlib.contextmanager

@@ -9,17 +9,11 @@ from typing import Any
 import yaml
 from rich.table import Table
 
-from sb3_trpo_fvp.zoo.checks import (
-    ArgumentParser,
-    UserError,
-    check_algorithm,
-    check_environment,
-    check_hyperparameters,
-    require,
-)
+from sb3_trpo_fvp.zoo.checks import check_algorithm, check_environment, check_hyperparameters
+from sb3_trpo_fvp.zoo.command_line import ArgumentParser, UserError, require
 from sb3_trpo_fvp.zoo.results import Result
-from sb3_trpo_fvp.zoo.runner import Runner, last_evaluation
-from sb3_trpo_fvp.zoo.sweep import Run, Sweep
+from sb3_trpo_fvp.zoo.sweeps.runner import Runner, last_evaluation
+from sb3_trpo_fvp.zoo.sweeps.sweep import Run, Sweep
 
 
 def summary(runner: Runner) -> Table:

@@ -5,14 +5,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
-from weakref import WeakKeyDictionary
 
 import torch as th
 import torch.distributed as dist
 from torch.distributed import distributed_c10d as c10d
 
 from sb3_trpo_fvp.distributed.communicator import Communicator, RankFailure
-from sb3_trpo_fvp.distributed.faults import RollCall
+from sb3_trpo_fvp.distributed.roll_call import RollCall
 from sb3_trpo_fvp.linalg.vectors import flatten, unflatten
 
 T = TypeVar("T")
@@ -117,19 +116,3 @@ class ProcessGroup(Communicator):
 
     def _to_wire(self, tensor: th.Tensor) -> th.Tensor:
         return tensor if tensor.device.type in self._devices else tensor.to(self._devices[0])
-
-
-# A group, and the store behind it, that is still held when the interpreter ends takes the process down with it.
-_known: WeakKeyDictionary[Any, ProcessGroup] = WeakKeyDictionary()
-
-
-def process_group() -> ProcessGroup:
-    """
-    The communicator of the default process group.
-
-    :return: the same object for as long as the group exists
-    """
-    world: Any = dist.group.WORLD
-    if world not in _known:
-        _known[world] = ProcessGroup()
-    return _known[world]

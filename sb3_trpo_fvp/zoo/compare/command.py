@@ -9,18 +9,19 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from sb3_trpo_fvp.zoo.checks import ArgumentParser, UserError, check_algorithm, check_environment, require
+from sb3_trpo_fvp.zoo.checks import check_algorithm, check_environment
+from sb3_trpo_fvp.zoo.command_line import ArgumentParser, UserError, require
+from sb3_trpo_fvp.zoo.compare.summary import Summary, speedup, summarize
 from sb3_trpo_fvp.zoo.configs import ALGORITHM, BASELINE, default_config
-from sb3_trpo_fvp.zoo.measure import Measured, measure, speedup
 from sb3_trpo_fvp.zoo.results import Result
-from sb3_trpo_fvp.zoo.runner import Runner
-from sb3_trpo_fvp.zoo.sweep import Run
+from sb3_trpo_fvp.zoo.sweeps.runner import Runner
+from sb3_trpo_fvp.zoo.sweeps.sweep import Run
 
 EVALUATIONS = 10
 EVALUATION_EPISODES = 5
 
 
-def table(env: str, n_timesteps: int, baseline: Measured, ours: Measured) -> Table:
+def table(env: str, n_timesteps: int, baseline: Summary, ours: Summary) -> Table:
     """
     Set both algorithms side by side.
 
@@ -108,7 +109,7 @@ def compare(args: Sequence[str]) -> int:
     check_algorithm(ALGORITHM)
     check_environment(options.env)
     require("matplotlib", "the figure of compare", "plots")
-    from sb3_trpo_fvp.zoo.figure import draw
+    from sb3_trpo_fvp.zoo.compare.figure import draw
 
     output = options.output or Path("logs", "compare", options.env.replace("/", "-"))
     theirs, ours = plan(options.env, options.seeds, options.n_timesteps, options.fisher, options.like_for_like)
@@ -118,8 +119,8 @@ def compare(args: Sequence[str]) -> int:
         console.print("Not every run finished; the same command runs the missing ones.")
         return 1
 
-    baseline = measure("sb3-contrib TRPO", [Result.load(runner.folder(run)) for run in theirs])
-    mine = measure("sb3-trpo-fvp", [Result.load(runner.folder(run)) for run in ours])
+    baseline = summarize("sb3-contrib TRPO", [Result.load(runner.folder(run)) for run in theirs])
+    mine = summarize("sb3-trpo-fvp", [Result.load(runner.folder(run)) for run in ours])
     faster = speedup(baseline, mine)
     figure, numbers = output / "compare.png", output / "compare.json"
     title = f"{options.env}: sb3-contrib's TRPO and sb3-trpo-fvp, {options.seeds} seed{'s' * (options.seeds > 1)}"

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from sb3_trpo_fvp.zoo.checks import UserError
+from sb3_trpo_fvp.zoo.command_line import UserError
 from sb3_trpo_fvp.zoo.configs import config_folder, find_config
 
 METRIC = "eval/mean_reward"

@@ -1,9 +1,10 @@
 """RL-Zoo with this project's algorithm, hyperparameter files and records."""
 
 import sys
+from functools import partial
 from inspect import signature
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import optuna
 import rl_zoo3
@@ -15,21 +16,23 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_trpo_fvp import TRPO
-from sb3_trpo_fvp.zoo import tuning
+from sb3_trpo_fvp.zoo import search_space
+from sb3_trpo_fvp.zoo.callbacks import RunRecorder, TrustRegionMonitor
 from sb3_trpo_fvp.zoo.configs import ALGORITHM, BASELINE, default_config
-from sb3_trpo_fvp.zoo.monitor import RunRecorder, TrustRegionMonitor
 
 
-def register() -> None:
+def register(progress_file: Path | None = None) -> None:
     """
     Make ``trpo_fvp`` an algorithm of RL-Zoo, with this project's hyperparameter files and search space.
 
     RL-Zoo has no plugins: its scripts share the dictionaries that are changed here, and ``train`` finds its manager by name.
+
+    :param progress_file: where a training reports its progress to the process that started it, if any did
     """
     rl_zoo3.ALGOS[ALGORITHM] = TRPO
-    rl_zoo3.hyperparams_opt.HYPERPARAMS_SAMPLER[ALGORITHM] = tuning.sample_trpo_fvp_params
-    rl_zoo3.hyperparams_opt.HYPERPARAMS_CONVERTER[ALGORITHM] = tuning.convert_trpo_fvp_params
-    rl_zoo3.train.ExperimentManager = ExperimentManager
+    rl_zoo3.hyperparams_opt.HYPERPARAMS_SAMPLER[ALGORITHM] = search_space.sample_trpo_fvp_params
+    rl_zoo3.hyperparams_opt.HYPERPARAMS_CONVERTER[ALGORITHM] = search_space.convert_trpo_fvp_params
+    rl_zoo3.train.ExperimentManager = partial(ExperimentManager, progress_file=progress_file)
 
 
 class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):  # type: ignore[misc]
@@ -41,15 +44,24 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):  # type: ignore[
     :param env_id: the environment
     :param rest: RL-Zoo's further positional arguments
     :param config: hyperparameter file; this project's own for its algorithms unless one is given
+    :param progress_file: where the run reports its progress, if anywhere
     :param options: RL-Zoo's keyword arguments
     """
 
-    progress_file: ClassVar[Path | None] = None
-    """Where the run reports its progress to the process that started it, if any did."""
     custom_hyperparams: dict[str, Any] | None
     callbacks: list[BaseCallback]
 
-    def __init__(self, args: Any, algo: str, env_id: str, *rest: Any, config: str | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        args: Any,
+        algo: str,
+        env_id: str,
+        *rest: Any,
+        config: str | None = None,
+        progress_file: Path | None = None,
+        **options: Any,
+    ) -> None:
+        self.progress_file = progress_file
         super().__init__(args, algo, env_id, *rest, config=config or default_config(algo), **options)
 
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -99,7 +111,7 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):  # type: ignore[
     def hyperparameters_optimization(self) -> None:
         """Search with a progress bar, and end without a traceback when no trial has finished yet."""
         total = self.max_total_trials or self.n_trials
-        with tuning.TrialProgress(total if self.show_progress else None) as self._trials:
+        with search_space.TrialProgress(total if self.show_progress else None) as self._trials:
             try:
                 super().hyperparameters_optimization()
             except ValueError as error:

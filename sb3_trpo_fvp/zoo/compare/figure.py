@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from sb3_trpo_fvp.zoo.measure import Measured, bootstrap
+from sb3_trpo_fvp.zoo.compare.summary import Summary, bootstrap
 
 COLORS = ("#d55e00", "#0072b2")  # apart for every kind of colour vision (Okabe and Ito)
 
 
-def draw(path: Path, title: str, algorithms: Sequence[Measured]) -> None:
+def draw(path: Path, title: str, algorithms: Sequence[Summary]) -> None:
     """
     Draw the returns over steps and over time, and the KL of every update against its bound.
 
@@ -47,7 +47,7 @@ def draw(path: Path, title: str, algorithms: Sequence[Measured]) -> None:
     figure.savefig(path, dpi=130)
 
 
-def _curve(axes: Any, x: Sequence[float], algorithm: Measured, color: str) -> None:
+def _curve(axes: Any, x: Sequence[float], algorithm: Summary, color: str) -> None:
     mean, low, high = bootstrap(np.asarray(algorithm.returns))
     axes.plot(x, mean, color=color, label=algorithm.label, marker="o", markersize=3)
     axes.fill_between(x, low, high, color=color, alpha=0.18, linewidth=0)

@@ -15,6 +15,9 @@ from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.logger import CSVOutputFormat
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.utils import obs_as_tensor
+
+from sb3_trpo_fvp.rollouts.buffer import flat_observations
 
 PROGRESS_INTERVAL = 0.5
 """Seconds between two reports of a run's progress to the process that started it."""
@@ -59,11 +62,7 @@ class TrustRegionMonitor(BaseCallback):
 
     def _on_rollout_end(self) -> None:
         # A copy: the buffer may be overwritten by the next rollout before the measurement.
-        observations = self.model.rollout_buffer.observations
-        if isinstance(observations, dict):
-            self._observations = {key: self._as_batch(value) for key, value in observations.items()}
-        else:
-            self._observations = self._as_batch(observations)
+        self._observations = obs_as_tensor(flat_observations(self.model.rollout_buffer), self.model.device)
         self._old = self._distribution()
         self._updates = self.model._n_updates
         self._count_products()
@@ -99,9 +98,6 @@ class TrustRegionMonitor(BaseCallback):
 
         self._products = 0
         self.model.hessian_vector_product = counted  # type: ignore[attr-defined]
-
-    def _as_batch(self, array: np.ndarray) -> th.Tensor:
-        return th.as_tensor(array.reshape(-1, *array.shape[2:]).copy(), device=self.model.device)
 
     def _distribution(self) -> Distribution:
         assert isinstance(self.model.policy, ActorCriticPolicy)

@@ -62,7 +62,7 @@ def estimate(values: Iterable[float]) -> Estimate:
 
 
 @dataclass(frozen=True)
-class Measured:
+class Summary:
     """
     What the runs of one algorithm gave.
 
@@ -96,7 +96,7 @@ class Measured:
     kl_over_bound: list[tuple[list[int], list[float]]]
 
 
-def measure(label: str, results: Sequence[Result]) -> Measured:
+def summarize(label: str, results: Sequence[Result]) -> Summary:
     """
     Summarise the runs of one algorithm.
 
@@ -111,7 +111,7 @@ def measure(label: str, results: Sequence[Result]) -> Measured:
     clocks = [result.logged("time/learn_seconds") for result in results]
     kls = [result.logged("trust_region/kl") for result in results]
     target = float(results[0].logged("trust_region/target_kl")[1][0])
-    return Measured(
+    return Summary(
         label=label,
         final_return=estimate(returns[:, -1]),
         seconds=estimate([seconds[-1] for _, seconds in clocks]),
@@ -128,7 +128,7 @@ def measure(label: str, results: Sequence[Result]) -> Measured:
     )
 
 
-def speedup(baseline: Measured, ours: Measured) -> Estimate:
+def speedup(baseline: Summary, ours: Summary) -> Estimate:
     """
     Compare training times seed by seed: the two runs of a seed shared the machine.
 

@@ -17,10 +17,12 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
+from sb3_trpo_fvp.check.measure import REFERENCE, OperatorReport, measure_operator
+from sb3_trpo_fvp.check.report import FisherReport, find_faults, give_advice
 from sb3_trpo_fvp.fisher import FISHER_OPERATORS, FisherOperator, fisher_operator
-from sb3_trpo_fvp.fisher_report import REFERENCE, FisherReport, OperatorReport, find_faults, give_advice, measure_operator
 from sb3_trpo_fvp.linalg.vectors import all_finite
 from sb3_trpo_fvp.policies import evaluation_mode, index_observations, num_observations
+from sb3_trpo_fvp.rollouts.buffer import flat_observations
 from sb3_trpo_fvp.trpo import TRPO
 
 
@@ -153,10 +155,7 @@ def _states(model: OnPolicyAlgorithm, given: Any, num_states: int, seed: int) ->
     if given is not None:
         arrays, source = given, "given"
     elif buffer is not None and buffer.full:
-        arrays, source = buffer.observations, "of the rollout buffer"
-        if not buffer.generator_ready:
-            merge = buffer.swap_and_flatten
-            arrays = {key: merge(a) for key, a in arrays.items()} if isinstance(arrays, dict) else merge(arrays)
+        arrays, source = flat_observations(buffer), "of the rollout buffer"
     elif model.env is not None:
         arrays, source = _visited(model, model.env, num_states, seed), "met in the environment"
     else:

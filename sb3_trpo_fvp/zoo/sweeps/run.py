@@ -2,29 +2,26 @@
 
 import json
 import os
-import platform
 import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
-from sb3_trpo_fvp import __version__
-from sb3_trpo_fvp.zoo.checks import ArgumentParser, UserError
+from sb3_trpo_fvp.zoo.command_line import ArgumentParser, UserError
+from sb3_trpo_fvp.zoo.provenance import versions
 from sb3_trpo_fvp.zoo.results import FINISHED
-from sb3_trpo_fvp.zoo.sweep import Run, wandb_project
+from sb3_trpo_fvp.zoo.sweeps.sweep import Run, wandb_project
 
 PROGRESS = "progress"
 """The file in a run's folder that tells the runner how far it is."""
 
 
-def sweep_run(args: Sequence[str], train: Callable[[list[str]], int]) -> int:
+def sweep_run(args: Sequence[str], train: Callable[[list[str], Path], int]) -> int:
     """
     :param args: the command line
-    :param train: trains with a command line of RL-Zoo's
+    :param train: trains with a command line of RL-Zoo's, and reports its progress to a file
     :return: the exit code
     :raises UserError: if the parameters are no JSON object
     """
@@ -56,11 +53,8 @@ def sweep_run(args: Sequence[str], train: Callable[[list[str]], int]) -> int:
     _enter(folder)
     _end_on_signals()
 
-    from sb3_trpo_fvp.zoo.manager import ExperimentManager
-
-    ExperimentManager.progress_file = folder / PROGRESS
     started = time.time()
-    code = train(zoo_args)
+    code = train(zoo_args, folder / PROGRESS)
     if code == 0:
         _mark_finished(folder, run, time.time() - started)
     return code
@@ -98,37 +92,3 @@ def _mark_finished(folder: Path, run: Run, seconds: float) -> None:
     temporary = folder / f"{FINISHED}.tmp"
     temporary.write_text(json.dumps(content, indent=2) + "\n")
     os.replace(temporary, folder / FINISHED)
-
-
-def processor() -> str:
-    """
-    Name the processor.
-
-    :return: its name, with family and model where the name says little
-    """
-    cpuinfo = Path("/proc/cpuinfo")
-    if not cpuinfo.exists():
-        return platform.processor() or platform.machine()
-    fields: dict[str, str] = {}
-    for line in cpuinfo.read_text().splitlines():
-        key, _, value = line.partition(":")
-        fields.setdefault(key.strip(), value.strip())
-    name = fields.get("model name", platform.machine())
-    return f"{name} (family {fields['cpu family']}, model {fields['model']})" if "cpu family" in fields else name
-
-
-def versions() -> dict[str, Any]:
-    """
-    Say what a result was made with.
-
-    :return: the versions of the packages that it depends on, and the machine's kind
-    """
-    found: dict[str, Any] = {"python": platform.python_version(), "machine": platform.machine(), "cpus": os.cpu_count()}
-    found["cpu"] = processor()
-    found["sb3-trpo-fvp"] = __version__
-    for package in ("sb3_contrib", "stable_baselines3", "rl_zoo3", "torch", "gymnasium", "mujoco", "numpy"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = None
-    return found

@@ -18,8 +18,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 import sb3_trpo_fvp
 from sb3_trpo_fvp.zoo.results import FINISHED, Result
-from sb3_trpo_fvp.zoo.sweep import Run
-from sb3_trpo_fvp.zoo.sweep_run import PROGRESS
+from sb3_trpo_fvp.zoo.sweeps.run import PROGRESS
+from sb3_trpo_fvp.zoo.sweeps.sweep import Run
 
 try:
     import fcntl

@@ -1,0 +1,1 @@
+"""``sb3-trpo-fvp compare``: sb3-contrib's TRPO and this one side by side."""

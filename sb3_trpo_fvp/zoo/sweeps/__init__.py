@@ -1,0 +1,1 @@
+"""Sweep files of Weights & Biases, run by its agents or, without a server, here."""
