@@ -37,6 +37,8 @@ from sb3_trpo_fvp.policies import (
 from sb3_trpo_fvp.rollouts.advantages import normalize
 from sb3_trpo_fvp.rollouts.buffer import whole_rollout
 from sb3_trpo_fvp.rollouts.collect import collect
+from sb3_trpo_fvp.rollouts.history import Rollout, RolloutHistory
+from sb3_trpo_fvp.rollouts.reuse import Batch, ReuseStats, SampleReuse
 from sb3_trpo_fvp.rollouts.sampler import numpy_sampler
 from sb3_trpo_fvp.trust_region import StepStatus, SurrogateProblem, TrustRegionStats, trust_region_step
 
@@ -101,6 +103,10 @@ class TRPO(DataParallelAlgorithm, OnPolicyAlgorithm):
         or ``"gauss_newton"``, a few damped Gauss-Newton steps on the whole rollout, which uses neither the optimizer nor
         ``learning_rate``, ``batch_size`` and ``n_critic_updates``
     :param critic_kwargs: Keyword arguments of :class:`~sb3_trpo_fvp.critic.gauss_newton.GaussNewtonCritic`
+    :param sample_reuse: M ≥ 1, from how many of the last rollouts an update learns at most, the newest included (Queeney et
+        al., 2022). Older ones are weighed by the ratio of the present policy's probabilities to those of the policy that
+        acted, and get their advantages by V-trace; one that is too far away is left out. 1: from the newest alone
+    :param sample_reuse_kwargs: Keyword arguments of :class:`~sb3_trpo_fvp.rollouts.reuse.SampleReuse`
     :raises ValueError: if an argument is outside its interval
     """
 
@@ -151,6 +157,8 @@ class TRPO(DataParallelAlgorithm, OnPolicyAlgorithm):
         damped_beta: bool = False,
         critic: Literal["adam", "gauss_newton"] = "adam",
         critic_kwargs: dict[str, Any] | None = None,
+        sample_reuse: int = 1,
+        sample_reuse_kwargs: dict[str, Any] | None = None,
     ):
         super().__init__(
             policy,
@@ -194,6 +202,8 @@ class TRPO(DataParallelAlgorithm, OnPolicyAlgorithm):
         self.damped_beta = damped_beta
         self.critic = critic
         self.critic_kwargs = critic_kwargs or {}
+        self.sample_reuse = sample_reuse
+        self.sample_reuse_kwargs = sample_reuse_kwargs or {}
         # Plain numbers, so that they are saved and loaded with the model to the last bit.
         self.critic_state: dict[str, float] = {}
         self._warned: set[str] = set()
@@ -204,6 +214,7 @@ class TRPO(DataParallelAlgorithm, OnPolicyAlgorithm):
         # Here and not in the constructor: load() sets what was saved, or what its caller asks for, in between.
         self._check_arguments()
         super()._setup_model()
+        self.rollout_history = RolloutHistory(self.sample_reuse - 1)
 
     def _collect(self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int) -> bool:
         """
@@ -225,44 +236,61 @@ class TRPO(DataParallelAlgorithm, OnPolicyAlgorithm):
         """Update actor and critic from the rollout buffer."""
         comm = communicator()
         self._update_learning_rate(self.policy.optimizer)
-        rollout = whole_rollout(self.rollout_buffer)
+        newest = whole_rollout(self.rollout_buffer)
 
         started = time.perf_counter()
         with without_validation():
-            split = split_parameters(self.policy, rollout.observations)
-            step = self._actor_step(rollout, split, comm)
+            split = split_parameters(self.policy, newest.observations)
+            batch, reuse = self._pool(newest, comm)
+            step = self._actor_step(batch, split, comm)
         actor_done = time.perf_counter()
-        fit = fit_critic(self._critic_fit(), self.policy, split, rollout, self.critic_state, comm)
+        fit = fit_critic(self._critic_fit(), self.policy, split, batch, self.critic_state, comm)
         self.critic_state |= fit.state
         critic_done = time.perf_counter()
+        self._keep_rollout(comm)
 
         self._n_updates += 1
-        self._log_update(step, fit, actor_done - started, critic_done - actor_done)
+        self._log_update(step, fit, reuse, actor_done - started, critic_done - actor_done)
         self._end_update()
 
-    def _actor_step(self, rollout: RolloutBufferSamples, split: ParameterSplit, comm: Communicator) -> TrustRegionStats:
+    def _pool(self, newest: RolloutBufferSamples, comm: Communicator) -> tuple[Batch, ReuseStats]:
+        """Put the newest rollout and the older ones together, these weighed by how the present policy would act."""
+        reuse = SampleReuse(**self.sample_reuse_kwargs)
+        older = self.rollout_history.rollouts
+        return reuse.pool(newest, older, self.policy, gamma=self.gamma, gae_lambda=self.gae_lambda, comm=comm)
+
+    def _keep_rollout(self, comm: Communicator) -> None:
+        """Keep the newest rollout for the next updates, unless something in it is not finite."""
+        if self.sample_reuse == 1:
+            return
+        assert self._last_obs is not None
+        assert self._last_episode_starts is not None
+        rollout = Rollout.of(self.rollout_buffer, self._last_obs, self._last_episode_starts)
+        if comm.all(rollout.is_finite):  # ranks have as many rollouts as each other
+            self.rollout_history.add(rollout)
+
+    def _actor_step(self, batch: Batch, split: ParameterSplit, comm: Communicator) -> TrustRegionStats:
         """Take one trust-region step on the surrogate; the critic's parameters are not looked at."""
-        states = slice(None, None, self.sub_sampling_factor)
-        observations = index_observations(rollout.observations, states)
-        actions, advantages = rollout.actions[states], rollout.advantages[states]
-        if self.normalize_advantage:
-            advantages = normalize(advantages, comm)
+        batch = batch[:: self.sub_sampling_factor]
+        advantages = normalize(batch.advantages, comm, batch.weights) if self.normalize_advantage else batch.advantages
+        if batch.weights is not None:
+            advantages = batch.weights * advantages
         thinned = slice(None, None, self.fisher_sub_sampling_factor)
 
         with evaluation_mode(self.policy):
             operator = fisher_class(self.fisher)(
                 self.policy,
-                index_observations(observations, thinned),
-                actions[thinned],
+                index_observations(batch.observations, thinned),
+                batch.actions[thinned],
                 parameters=split.actor,
                 **self.fisher_kwargs,
             )
             # On the same states, surrogate and operator share what is computed in them.
             shared = self.fisher_sub_sampling_factor == 1
-            actor = operator.actor if shared else LinearizedActor(self.policy, observations, split.actor)
+            actor = operator.actor if shared else LinearizedActor(self.policy, batch.observations, split.actor)
             problem = SurrogateProblem(
                 actor,
-                actions,
+                batch.actions,
                 advantages,
                 kl_reduction=self.kl_reduction,
                 kl_estimator=self.kl_estimator,
@@ -287,7 +315,9 @@ class TRPO(DataParallelAlgorithm, OnPolicyAlgorithm):
             return GaussNewtonCritic(**self.critic_kwargs)
         return AdamCritic(self.n_critic_updates, self.batch_size)
 
-    def _log_update(self, step: TrustRegionStats, fit: CriticStats, actor_seconds: float, critic_seconds: float) -> None:
+    def _log_update(
+        self, step: TrustRegionStats, fit: CriticStats, reuse: ReuseStats, actor_seconds: float, critic_seconds: float
+    ) -> None:
         """Record what happened, under sb3-contrib's keys and this package's."""
         record = self.logger.record
         buffer = self.rollout_buffer
@@ -314,6 +344,9 @@ class TRPO(DataParallelAlgorithm, OnPolicyAlgorithm):
         for field in fields(fit):
             if field.name not in ("status", "loss"):
                 record(f"critic/{field.name}", getattr(fit, field.name))
+        if self.sample_reuse > 1:
+            for key, value in vars(reuse).items():
+                record(f"sample_reuse/{key}", value)
         # People read names, plots take numbers.
         for key, status in (("status", step.status), ("cg_status", step.cg_status), ("critic_status", fit.status)):
             record(f"trust_region/{key}", status.name.lower(), exclude="tensorboard")
@@ -389,6 +422,8 @@ class TRPO(DataParallelAlgorithm, OnPolicyAlgorithm):
             self.critic_kwargs,
         )
         self._critic_fit()
+        _require(self.sample_reuse >= 1, "sample_reuse", "[1, ∞)", self.sample_reuse)
+        SampleReuse(**self.sample_reuse_kwargs)
         if self.env is None:
             return
         size = self.env.num_envs * self.n_steps
@@ -408,7 +443,7 @@ class TRPO(DataParallelAlgorithm, OnPolicyAlgorithm):
             )
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_warned"]
+        return [*super()._excluded_save_params(), "_warned", "rollout_history"]
 
 
 _NEEDS_ATTENTION: dict[StepStatus | CriticStatus, str] = {

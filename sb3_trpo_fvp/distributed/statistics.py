@@ -22,13 +22,13 @@ class Moments:
     """
     Count, mean and spread of numbers, which merge without the numbers (Chan, Golub and LeVeque, 1983).
 
-    :param count: n
+    :param count: n, or the sum of the weights
     :param mean: Σx / n
     :param squares: Σ(x − mean)²
     :param largest: max |x|
     """
 
-    count: int
+    count: float
     mean: float
     squares: float
     largest: float
@@ -39,17 +39,25 @@ class Moments:
         return float(np.sqrt(self.squares / (self.count - 1))) if self.count > 1 else float("nan")
 
 
-def pooled_moments(x: th.Tensor, comm: Communicator) -> Moments:
+def pooled_moments(x: th.Tensor, comm: Communicator, weights: th.Tensor | None = None) -> Moments:
     """
     Take the moments of the numbers of all ranks.
 
     :param x: this rank's, shape (n,), n ≥ 1
     :param comm: the ranks
+    :param weights: how often each number counts, shape (n,), positive; once each by default
     :return: those of all, in double precision
     """
     x = x.double()
-    mean, variance, largest = th.stack([x.mean(), x.var(correction=0), x.abs().max()]).tolist()
-    parts = comm.gather(Moments(x.numel(), mean, variance * x.numel(), largest))
+    if weights is None:
+        mean, variance, largest = th.stack([x.mean(), x.var(correction=0), x.abs().max()]).tolist()
+        own = Moments(x.numel(), mean, variance * x.numel(), largest)
+    else:
+        weights = weights.double()
+        center = (weights * x).sum() / weights.sum()
+        numbers = th.stack([weights.sum(), center, (weights * (x - center).square()).sum(), x.abs().max()])
+        own = Moments(*numbers.tolist())
+    parts = comm.gather(own)
     count = sum(part.count for part in parts)
     mean = sum(part.count * part.mean for part in parts) / count
     squares = sum(part.squares + part.count * (part.mean - mean) ** 2 for part in parts)
