@@ -194,8 +194,9 @@ class StudiedTRPO(TRPO):
         """
         return GaussNewtonCritic() if name == "gauss_newton" else AdamCritic(self.n_critic_updates, self.batch_size)
 
-    def _critic_fit(self) -> CriticFit:
-        return self.paired or super()._critic_fit()
+    def make_critic_fit(self) -> CriticFit:
+        """Return both critics as one, once they are set up."""
+        return self.paired or super().make_critic_fit()
 
     def train(self) -> None:
         """Update as always, and measure."""

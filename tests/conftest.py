@@ -1,6 +1,6 @@
 """What several test files share: an environment for every action space, policies in double precision, a rollout."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import nn
 
 from sb3_trpo_fvp import TRPO
+from sb3_trpo_fvp.linalg.status import NamedNumber
 
 OBSERVATION_DIM = 4
 
@@ -171,8 +172,13 @@ def rollout_of(model: Any) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
 
 
 def logged(model: Any) -> dict[str, Any]:
-    """What the last ``train`` recorded."""
-    return dict(model.logger.name_to_value)
+    """What the last ``train`` recorded, statuses by the names that they print as."""
+    return readable(model.logger.name_to_value)
+
+
+def readable(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Logged values, with the names of those that have one."""
+    return {key: str(value) if isinstance(value, NamedNumber) else value for key, value in values.items()}
 
 
 def parameters_of(model: Any) -> dict[str, th.Tensor]:

@@ -13,7 +13,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_trpo_fvp import TRPO
-from tests.conftest import BOUND
+from tests.conftest import BOUND, readable
 
 VECTOR = spaces.Box(-1.0, 1.0, (4,))
 IMAGE = spaces.Box(0, 255, (1, 36, 36), np.uint8)
@@ -117,9 +117,9 @@ def _kl(p: Any, q: Any) -> np.ndarray:
 
 
 def train(model: OnPolicyAlgorithm) -> dict[str, Any]:
-    """Run ``train`` and return what it recorded."""
+    """Run ``train`` and return what it recorded, statuses by the names that they print as."""
     model.train()
-    return dict(model.logger.name_to_value)
+    return readable(model.logger.name_to_value)
 
 
 def train_measuring_kl(model: OnPolicyAlgorithm) -> tuple[dict[str, Any], float]:

@@ -211,8 +211,8 @@ def test_solver_changes_neither_its_arguments_nor_the_random_state() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"max_steps": 0}, r"`max_steps` must be at least 1, got 0"),
-        ({"max_steps": -3}, r"`max_steps` must be at least 1, got -3"),
+        ({"max_steps": 0}, r"`max_steps` must be in \[1, ∞\), got 0"),
+        ({"max_steps": -3}, r"`max_steps` must be in \[1, ∞\), got -3"),
         ({"max_steps": 5, "rtol": -1e-3}, r"`rtol`.*\[0, ∞\).*-0\.001"),
         ({"max_steps": 5, "rtol": math.nan}, r"`rtol`.*\[0, ∞\).*nan"),
         ({"max_steps": 5, "atol": -1.0}, r"`atol`.*\[0, ∞\).*-1\.0"),

@@ -350,4 +350,4 @@ def test_nan_is_named_and_not_replaced_by_zero() -> None:
     model.rollout_buffer.advantages[0, 0] = np.nan
     with pytest.warns(UserWarning, match="nonfinite_advantages"):
         log = train(model)
-    assert log["trust_region/status_code"] == StepStatus.NONFINITE_ADVANTAGES.value
+    assert log["trust_region/status"] == StepStatus.NONFINITE_ADVANTAGES.label

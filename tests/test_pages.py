@@ -43,7 +43,8 @@ def test_every_status_is_explained_with_its_code(statuses: Any) -> None:
         cells[1].strip(): cells for cells in (line.split("|") for line in metrics.splitlines() if re.match(r"\| \d", line))
     }
     for status in statuses:
-        assert f"`{status.name.lower()}`" in robustness
+        mark = " ⚠" if status.needs_attention else ""
+        assert f"| `{status.label}`{mark} | {status.meaning} | {status.advice} |" in robustness
         assert rows[str(status.value)][column].strip() == status.name.lower()
 
 

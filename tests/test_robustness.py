@@ -77,7 +77,7 @@ def test_bad_rewards_skip_the_updates_that_see_them_and_no_other(bad: float) -> 
     def spy() -> None:
         original()
         log = model.logger.name_to_value
-        statuses.append((log["trust_region/status"], log["trust_region/critic_status"]))
+        statuses.append((str(log["trust_region/status"]), str(log["trust_region/critic_status"])))
         weights.append(snapshot(model.policy))
 
     model.train = spy  # type: ignore[method-assign]
@@ -240,7 +240,7 @@ def test_negative_curvature_met_on_the_way_shortens_the_solve() -> None:
 
 
 def test_nan_in_the_first_product_refuses_the_step_and_later_ones_end_the_solve() -> None:
-    train_refused(own_curvature(lambda n: th.ones(n), spoil_after=0), "nonfinite_curvature", "deterministic or overflows")
+    train_refused(own_curvature(lambda n: th.ones(n), spoil_after=0), "nonfinite_curvature", "close to deterministic")
     model = own_curvature(lambda n: th.linspace(0.1, 1.0, n), spoil_after=3)
     log = train(model)
     assert (log["trust_region/cg_status"], log["trust_region/cg_steps"]) == ("nonfinite", 3)
@@ -423,4 +423,5 @@ def test_large_models_of_bad_luck_keep_logging_numbers() -> None:
     model.rollout_buffer.advantages[:] = 0.0
     log = train_refused(model, "zero_gradient")
     numbers = {key: value for key, value in log.items() if not isinstance(value, str)}
-    assert {key for key, value in numbers.items() if not math.isfinite(value)} <= {"train/value_loss"}
+    unknown = {key for key, value in numbers.items() if not math.isfinite(value)}
+    assert unknown <= {"train/value_loss", "trust_region/gradient_cosine"}

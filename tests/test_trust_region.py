@@ -180,7 +180,7 @@ def test_refused_step_restores_the_actor_bit_for_bit(distribution: str, architec
     model.train()
     log = logged(model)
     assert log["trust_region/status"] == "line_search_failed"
-    assert log["trust_region/status_code"] == StepStatus.LINE_SEARCH_FAILED.value
+    assert log["trust_region/status"] == StepStatus.LINE_SEARCH_FAILED.label
     assert log["train/is_line_search_success"] == 0.0
     assert log["trust_region/step_fraction"] == log["trust_region/kl"] == log["trust_region/actual_improvement"] == 0.0
     assert log["trust_region/backtracks"] == 2

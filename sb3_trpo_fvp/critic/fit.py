@@ -4,7 +4,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from enum import Enum
 from typing import Any, ClassVar
 
 import torch as th
@@ -12,29 +11,32 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 
 from sb3_trpo_fvp.critic.value_function import ValueFunction
 from sb3_trpo_fvp.distributed import ALONE, Communicator
+from sb3_trpo_fvp.linalg.status import Status
 from sb3_trpo_fvp.linalg.vectors import all_finite
 from sb3_trpo_fvp.policies import ParameterSplit, evaluation_mode
 
 
-class CriticStatus(Enum):
-    """How a critic fit ended."""
+class CriticStatus(Status):
+    """How a critic fit ended; all but FITTED leave the critic bit for bit as it was."""
 
-    FITTED = 0
-    """The critic was moved."""
-    NO_PARAMETERS = 1
-    """Nothing to fit: every parameter behind the values is frozen or the actor's."""
-    NONFINITE_RETURNS = 2
-    """NaN or infinity among the returns: the critic was left alone. Look at the environment's rewards."""
-    DIVERGED = 3
-    """The fit ended in NaN or infinity; critic and optimizer were restored. Lower the learning rate, normalise rewards."""
-    NONFINITE_OBSERVATIONS = 4
-    """NaN or infinity among the observations: the critic was left alone. Look at the environment."""
-    NO_DESCENT = 5
-    """No step that was tried lowered the loss: the critic is bit for bit as it was, the damping is raised for the next."""
-    ZERO_GRADIENT = 6
-    """The loss has no slope: the critic was left alone."""
-    NONFINITE_VALUES = 7
-    """Finite data, but NaN or infinity in the values or their derivatives: the critic was left alone; its weights are huge."""
+    FITTED = 0, "the critic was moved"
+    NO_PARAMETERS = 1, "everything behind the values is frozen or the actor's", "nothing, if that is meant"
+    NONFINITE_RETURNS = 2, "NaN or infinity in the returns", "look at the environment's rewards", True
+    DIVERGED = (
+        3,
+        "the fit ended in NaN or infinity; critic and optimizer state were put back",
+        "lower `learning_rate`, normalise the rewards",
+        True,
+    )
+    NONFINITE_OBSERVATIONS = 4, "NaN or infinity in the observations", "look at the environment's observations", True
+    NO_DESCENT = 5, "no Gauss-Newton step lowered the loss; the next fit is damped more", "now and then: nothing"
+    ZERO_GRADIENT = 6, "the loss has no slope", "nothing"
+    NONFINITE_VALUES = (
+        7,
+        "finite data, but NaN or infinity in the values or their derivatives",
+        "the critic's weights are huge: normalise the rewards",
+        True,
+    )
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import torch as th
 from sb3_trpo_fvp.critic.fit import CriticFit, CriticStats, CriticStatus
 from sb3_trpo_fvp.critic.value_function import ValueFunction
 from sb3_trpo_fvp.distributed import Communicator
+from sb3_trpo_fvp.linalg.arguments import require_number
 from sb3_trpo_fvp.linalg.conjugate_gradient import conjugate_gradient
 from sb3_trpo_fvp.linalg.vectors import assign, flatten
 
@@ -94,17 +95,12 @@ class GaussNewtonCritic(CriticFit):
         min_damping: float = 1e-3,
         max_damping: float = 1e3,
     ):
-        for name, holds, interval, value in (
-            ("n_steps", n_steps >= 1, "[1, ∞)", n_steps),
-            ("cg_max_steps", cg_max_steps >= 1, "[1, ∞)", cg_max_steps),
-            ("cg_residual_tol", 0 <= cg_residual_tol < 1, "[0, 1)", cg_residual_tol),
-            ("min_damping", 0 < min_damping < math.inf, "(0, ∞)", min_damping),
-            ("max_damping", min_damping <= max_damping < math.inf, f"[{min_damping}, ∞)", max_damping),
-            ("damping", min_damping <= damping <= max_damping, f"[{min_damping}, {max_damping}]", damping),
-        ):
-            if not holds:
-                msg = f"`{name}` of the Gauss-Newton critic must be in {interval}, got {value!r}"
-                raise ValueError(msg)
+        require_number("n_steps", n_steps, "[1, ∞)", whole=True)
+        require_number("cg_max_steps", cg_max_steps, "[1, ∞)", whole=True)
+        require_number("cg_residual_tol", cg_residual_tol, "[0, 1)")
+        require_number("min_damping", min_damping, "(0, ∞)")
+        require_number("max_damping", max_damping, f"[{min_damping}, ∞)")
+        require_number("damping", damping, f"[{min_damping}, {max_damping}]")
         self.n_steps = n_steps
         self.cg_max_steps = cg_max_steps
         self.cg_residual_tol = cg_residual_tol

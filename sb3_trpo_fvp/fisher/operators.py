@@ -11,6 +11,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from sb3_trpo_fvp.distributions import Phi, detach, joint_kl, require_family
 from sb3_trpo_fvp.fisher.kronecker import kronecker_preconditioner
 from sb3_trpo_fvp.fisher.operator import Average, FisherOperator
+from sb3_trpo_fvp.linalg.arguments import require_number
 from sb3_trpo_fvp.linalg.autograd import grad_along
 from sb3_trpo_fvp.linalg.conjugate_gradient import Preconditioner
 from sb3_trpo_fvp.linalg.vectors import flatten, unflatten
@@ -84,9 +85,8 @@ class _FactoredFisher(_PolicyFisher):
         chunk_size: int | None = None,
         **kwargs: Any,
     ):
-        if chunk_size is not None and chunk_size < 1:
-            msg = f"`chunk_size` must be in [1, ∞), got {chunk_size}"
-            raise ValueError(msg)
+        if chunk_size is not None:
+            require_number("chunk_size", chunk_size, "[1, ∞)", whole=True)
         super().__init__(policy, observations, actions, **kwargs)
         self.chunk_size = chunk_size
         self._kept = [self.factor(chunk) for chunk in self.actor.chunks] if self.actor.is_small else None

@@ -3,28 +3,29 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
 from typing import TypeAlias
 
 import torch as th
+
+from sb3_trpo_fvp.linalg.arguments import require_number
+from sb3_trpo_fvp.linalg.status import Status
 
 Preconditioner: TypeAlias = Callable[[th.Tensor], th.Tensor]
 """r → M⁻¹r, (P,) → (P,), with a symmetric positive definite M."""
 
 
-class CGStatus(Enum):
+class CGStatus(Status):
     """How a conjugate-gradient solve ended."""
 
-    CONVERGED = 0
-    """The residual is below the tolerance."""
-    MAX_STEPS = 1
-    """The allowed number of products was spent; the value is the best of its Krylov space, good for a TRPO step."""
-    ZERO_RHS = 2
-    """The right-hand side is zero, and so is the value: nothing was multiplied."""
-    NONPOSITIVE_CURVATURE = 3
-    """A direction with pᵀAp ≤ 0 (or rᵀM⁻¹r ≤ 0) was met; the value is the iterate before it. Raise the damping."""
-    NONFINITE = 4
-    """NaN or infinity in the right-hand side or in a product; the value is the last finite iterate."""
+    CONVERGED = 0, "the residual is below the tolerance"
+    MAX_STEPS = 1, "the allowed number of products was spent; the value is the best of its Krylov space, good for a TRPO step"
+    ZERO_RHS = 2, "the right-hand side is zero, and so is the value: nothing was multiplied"
+    NONPOSITIVE_CURVATURE = (
+        3,
+        "a direction with pᵀAp ≤ 0 (or rᵀM⁻¹r ≤ 0) was met; the value is the iterate before it",
+        "raise the damping",
+    )
+    NONFINITE = 4, "NaN or infinity in the right-hand side or in a product; the value is the last finite iterate"
 
 
 @dataclass(frozen=True)
@@ -75,12 +76,9 @@ def conjugate_gradient(
     :return: the solution and how it was reached
     :raises ValueError: if ``max_steps``, ``rtol`` or ``atol`` is outside its interval
     """
-    if max_steps < 1:
-        msg = f"`max_steps` must be at least 1, got {max_steps}"
-        raise ValueError(msg)
-    if not (rtol >= 0 and atol >= 0):
-        msg = f"`rtol` and `atol` must be in [0, ∞), got rtol={rtol} and atol={atol}"
-        raise ValueError(msg)
+    require_number("max_steps", max_steps, "[1, ∞)", whole=True)
+    require_number("rtol", rtol, "[0, ∞)")
+    require_number("atol", atol, "[0, ∞)")
 
     largest = float(b.abs().max()) if b.numel() else 0.0
     # Solved for b over a power of two near its largest element: squares neither underflow nor overflow, no digit changes.

@@ -17,6 +17,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, RolloutBufferSampl
 from stable_baselines3.common.utils import obs_as_tensor
 
 from sb3_trpo_fvp.distributed import ALONE, Communicator
+from sb3_trpo_fvp.linalg.arguments import require_number
 from sb3_trpo_fvp.policies import evaluation_mode, index_observations, num_observations, prepare_actions
 from sb3_trpo_fvp.rollouts.history import Rollout
 from sb3_trpo_fvp.rollouts.v_trace import v_trace
@@ -91,18 +92,8 @@ class SampleReuse:
     min_effective_sample_size: float = 0.3
 
     def __post_init__(self) -> None:
-        for name, holds, interval, value in (
-            ("max_ratio", self.max_ratio >= 1, "[1, ∞)", self.max_ratio),
-            (
-                "min_effective_sample_size",
-                0 <= self.min_effective_sample_size <= 1,
-                "[0, 1]",
-                self.min_effective_sample_size,
-            ),
-        ):
-            if not holds:
-                msg = f"`{name}` of the sample reuse must be in {interval}, got {value!r}"
-                raise ValueError(msg)
+        require_number("max_ratio", self.max_ratio, "[1, ∞)")
+        require_number("min_effective_sample_size", self.min_effective_sample_size, "[0, 1]")
 
     def pool(
         self,

@@ -1,12 +1,8 @@
 """TRPO as a Stable-Baselines3 algorithm."""
 
-import math
 import time
-import warnings
-from dataclasses import fields
 from typing import Any, ClassVar, Literal, TypeVar
 
-import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
@@ -17,13 +13,13 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Rollout
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_trpo_fvp.critic.adam import AdamCritic
-from sb3_trpo_fvp.critic.fit import CriticFit, CriticStats, CriticStatus, fit_critic
+from sb3_trpo_fvp.critic.fit import CriticFit, fit_critic
 from sb3_trpo_fvp.critic.gauss_newton import GaussNewtonCritic
 from sb3_trpo_fvp.distributed import Communicator, communicator
 from sb3_trpo_fvp.distributed.algorithm import DataParallelAlgorithm
-from sb3_trpo_fvp.distributed.statistics import pooled_explained_variance
 from sb3_trpo_fvp.distributions import without_validation
 from sb3_trpo_fvp.fisher import FisherOperator, fisher_class
+from sb3_trpo_fvp.linalg.status import Status
 from sb3_trpo_fvp.linearization.actor import LinearizedActor
 from sb3_trpo_fvp.policies import (
     CnnPolicy,
@@ -40,7 +36,9 @@ from sb3_trpo_fvp.rollouts.collect import collect
 from sb3_trpo_fvp.rollouts.history import Rollout, RolloutHistory
 from sb3_trpo_fvp.rollouts.reuse import Batch, ReuseStats, SampleReuse
 from sb3_trpo_fvp.rollouts.sampler import numpy_sampler
-from sb3_trpo_fvp.trust_region import StepStatus, SurrogateProblem, TrustRegionStats, trust_region_step
+from sb3_trpo_fvp.trpo.arguments import check_arguments
+from sb3_trpo_fvp.trpo.log import record_update, warn_of
+from sb3_trpo_fvp.trust_region import SurrogateProblem, TrustRegionStats, trust_region_step
 
 SelfTRPO = TypeVar("SelfTRPO", bound="TRPO")
 
@@ -206,13 +204,13 @@ class TRPO(DataParallelAlgorithm, OnPolicyAlgorithm):
         self.sample_reuse_kwargs = sample_reuse_kwargs or {}
         # Plain numbers, so that they are saved and loaded with the model to the last bit.
         self.critic_state: dict[str, float] = {}
-        self._warned: set[str] = set()
+        self._warned: set[Status] = set()
         if _init_setup_model:
             self._setup_model()
 
     def _setup_model(self) -> None:
         # Here and not in the constructor: load() sets what was saved, or what its caller asks for, in between.
-        self._check_arguments()
+        check_arguments(self)
         super()._setup_model()
         self.rollout_history = RolloutHistory(self.sample_reuse - 1)
 
@@ -244,13 +242,17 @@ class TRPO(DataParallelAlgorithm, OnPolicyAlgorithm):
             batch, reuse = self._pool(newest, comm)
             step = self._actor_step(batch, split, comm)
         actor_done = time.perf_counter()
-        fit = fit_critic(self._critic_fit(), self.policy, split, batch, self.critic_state, comm)
+        fit = fit_critic(self.make_critic_fit(), self.policy, split, batch, self.critic_state, comm)
         self.critic_state |= fit.state
         critic_done = time.perf_counter()
         self._keep_rollout(comm)
 
         self._n_updates += 1
-        self._log_update(step, fit, reuse, actor_done - started, critic_done - actor_done)
+        record_update(self, step, fit, reuse)
+        self.logger.record("trust_region/actor_seconds", actor_done - started)
+        self.logger.record("trust_region/critic_seconds", critic_done - actor_done)
+        self._warn_once(step.status, "actor")
+        self._warn_once(fit.status, "critic")
         self._end_update()
 
     def _pool(self, newest: RolloutBufferSamples, comm: Communicator) -> tuple[Batch, ReuseStats]:
@@ -309,60 +311,17 @@ class TRPO(DataParallelAlgorithm, OnPolicyAlgorithm):
                 damped_beta=self.damped_beta,
             )
 
-    def _critic_fit(self) -> CriticFit:
+    def make_critic_fit(self) -> CriticFit:
         """Set up the fit that ``critic`` names, with the arguments as they are now."""
         if self.critic == "gauss_newton":
             return GaussNewtonCritic(**self.critic_kwargs)
         return AdamCritic(self.n_critic_updates, self.batch_size)
 
-    def _log_update(
-        self, step: TrustRegionStats, fit: CriticStats, reuse: ReuseStats, actor_seconds: float, critic_seconds: float
-    ) -> None:
-        """Record what happened, under sb3-contrib's keys and this package's."""
-        record = self.logger.record
-        buffer = self.rollout_buffer
-        accepted = step.status is StepStatus.ACCEPTED
-        record("train/policy_objective", step.objective)
-        record("train/value_loss", fit.loss)
-        record("train/kl_divergence_loss", step.constraint)
-        # In double precision, where squares of large returns do not overflow.
-        values, returns = (array.flatten().astype(np.float64) for array in (buffer.values, buffer.returns))
-        record("train/explained_variance", pooled_explained_variance(values, returns, communicator()))
-        record("train/is_line_search_success", float(accepted))
-        log_std = getattr(self.policy, "log_std", None)
-        if isinstance(log_std, th.Tensor):
-            record("train/std", log_std.detach().exp().mean().item())
-        record("train/n_updates", self._n_updates, exclude="tensorboard")
-
-        for key in (
-            *("beta", "cg_steps", "cg_residual", "fvp_count", "backtracks", "step_fraction", "kl", "kl_monte_carlo"),
-            *("predicted_improvement", "actual_improvement", "entropy"),
-        ):
-            record(f"trust_region/{key}", getattr(step, key))
-        record("trust_region/actor_seconds", actor_seconds)
-        record("trust_region/critic_seconds", critic_seconds)
-        for field in fields(fit):
-            if field.name not in ("status", "loss"):
-                record(f"critic/{field.name}", getattr(fit, field.name))
-        if self.sample_reuse > 1:
-            for key, value in vars(reuse).items():
-                record(f"sample_reuse/{key}", value)
-        # People read names, plots take numbers.
-        for key, status in (("status", step.status), ("cg_status", step.cg_status), ("critic_status", fit.status)):
-            record(f"trust_region/{key}", status.name.lower(), exclude="tensorboard")
-            record(f"trust_region/{key}_code", status.value, exclude=("stdout", "log"))
-        self._warn_once(step, fit)
-
-    def _warn_once(self, step: TrustRegionStats, fit: CriticStats) -> None:
+    def _warn_once(self, status: Status, who: str) -> None:
         """Say what the user must look at, each thing once per run."""
-        for status in (step.status, fit.status):
-            if status in _NEEDS_ATTENTION and status.name not in self._warned:
-                self._warned.add(status.name)
-                warnings.warn(
-                    f"TRPO update {self._n_updates}: {status.name.lower()}, {_NEEDS_ATTENTION[status]} Reported once per run; "
-                    "see trust_region/status and trust_region/critic_status in the log.",
-                    stacklevel=2,
-                )
+        if status.needs_attention and status not in self._warned:
+            self._warned.add(status)
+            warn_of(status, who, self._n_updates)
 
     def learn(
         self: SelfTRPO,
@@ -394,72 +353,5 @@ class TRPO(DataParallelAlgorithm, OnPolicyAlgorithm):
             progress_bar=progress_bar,
         )
 
-    def _check_arguments(self) -> None:
-        """Raise ValueError for the first argument outside of its interval."""
-        fisher_class(self.fisher)
-        _require(0 < self.target_kl < math.inf, "target_kl", "(0, ∞)", self.target_kl)
-        _require(self.cg_max_steps >= 1, "cg_max_steps", "[1, ∞)", self.cg_max_steps)
-        _require(0 <= self.cg_damping < math.inf, "cg_damping", "[0, ∞)", self.cg_damping)
-        _require(0 <= self.cg_residual_tol < 1, "cg_residual_tol", "[0, 1)", self.cg_residual_tol)
-        known = self.cg_preconditioner in ("kronecker", "none")
-        _require(known, "cg_preconditioner", '{"kronecker", "none"}', self.cg_preconditioner)
-        factor = self.line_search_shrinking_factor
-        _require(0 < factor < 1, "line_search_shrinking_factor", "(0, 1)", factor)
-        _require(self.line_search_max_iter >= 1, "line_search_max_iter", "[1, ∞)", self.line_search_max_iter)
-        _require(self.n_critic_updates >= 0, "n_critic_updates", "[0, ∞)", self.n_critic_updates)
-        _require(self.batch_size >= 1, "batch_size", "[1, ∞)", self.batch_size)
-        _require(self.sub_sampling_factor >= 1, "sub_sampling_factor", "[1, ∞)", self.sub_sampling_factor)
-        thinning = self.fisher_sub_sampling_factor
-        _require(thinning >= 1, "fisher_sub_sampling_factor", "[1, ∞)", thinning)
-        _require(self.kl_reduction in ("sum", "mean"), "kl_reduction", '{"sum", "mean"}', self.kl_reduction)
-        kinds = ("analytic", "monte_carlo")
-        _require(self.kl_estimator in kinds, "kl_estimator", '{"analytic", "monte_carlo"}', self.kl_estimator)
-        _require(self.critic in ("adam", "gauss_newton"), "critic", '{"adam", "gauss_newton"}', self.critic)
-        _require(
-            self.critic != "adam" or not self.critic_kwargs,
-            "critic_kwargs",
-            '{None} with critic="adam", which takes learning_rate, batch_size and n_critic_updates',
-            self.critic_kwargs,
-        )
-        self._critic_fit()
-        _require(self.sample_reuse >= 1, "sample_reuse", "[1, ∞)", self.sample_reuse)
-        SampleReuse(**self.sample_reuse_kwargs)
-        if self.env is None:
-            return
-        size = self.env.num_envs * self.n_steps
-        states = -(-size // self.sub_sampling_factor)
-        if self.normalize_advantage:
-            what = "n_steps * n_envs, thinned by sub_sampling_factor, with normalize_advantage"
-            _require(states >= 2, what, "[2, ∞)", states)
-        # Every n-th state from the first on: two are left as long as n is less than their number.
-        largest = max(states - 1, 1)
-        interval = f"[1, {largest}], to leave at least 2 of {states} states"
-        _require(thinning <= largest, "fisher_sub_sampling_factor", interval, thinning)
-        if self.critic == "adam" and size % self.batch_size > 0:
-            warnings.warn(
-                f"`batch_size`={self.batch_size} does not divide the rollout of n_steps * n_envs = {size} states: the last "
-                f"minibatch of each critic epoch has {size % self.batch_size}.",
-                stacklevel=4,
-            )
-
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_warned", "rollout_history"]
-
-
-_NEEDS_ATTENTION: dict[StepStatus | CriticStatus, str] = {
-    StepStatus.NONFINITE_OBSERVATIONS: "the actor was not updated: look at the environment's observations.",
-    StepStatus.NONFINITE_ADVANTAGES: "the actor was not updated: look at the environment's rewards.",
-    StepStatus.NONFINITE_GRADIENT: "the actor was not updated: its distribution is close to deterministic or overflows.",
-    StepStatus.NONFINITE_CURVATURE: "the actor was not updated: its distribution is close to deterministic or overflows.",
-    StepStatus.NONPOSITIVE_CURVATURE: "the actor was not updated: raise `cg_damping`.",
-    CriticStatus.NONFINITE_OBSERVATIONS: "the critic was not updated: look at the environment's observations.",
-    CriticStatus.NONFINITE_RETURNS: "the critic was not updated: NaN or infinity in the returns.",
-    CriticStatus.NONFINITE_VALUES: "the critic was not updated: its values or their derivatives overflow.",
-    CriticStatus.DIVERGED: "the critic was restored: lower `learning_rate` or normalise the rewards.",
-}
-
-
-def _require(holds: bool, name: str, interval: str, value: object) -> None:
-    if not holds:
-        msg = f"`{name}` must be in {interval}, got {value!r}"
-        raise ValueError(msg)
