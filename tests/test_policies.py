@@ -19,7 +19,7 @@ from sb3_trpo_fvp import TRPO, StepStatus
 from sb3_trpo_fvp.linearization.actor import LinearizedActor
 from sb3_trpo_fvp.policies import evaluation_mode, split_parameters
 from sb3_trpo_fvp.trust_region import SurrogateProblem
-from tests.rollouts import (
+from tests.helpers.training import (
     DICT,
     IMAGE,
     SMALL,

@@ -9,8 +9,8 @@ import torch as th
 
 from sb3_trpo_fvp import TRPO, FisherOperator
 from sb3_trpo_fvp.trust_region import StepStatus
-from tests import oracles
 from tests.conftest import DISTRIBUTIONS, collect, logged, make_model, parameters_of, rollout_of, scatter
+from tests.helpers import oracles
 
 distributions = pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 architectures = pytest.mark.parametrize("architecture", ["mlp", "learned_extractor"])

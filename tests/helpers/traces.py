@@ -25,7 +25,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_trpo_fvp import TRPO
-from tests.rollouts import DICT, IMAGE, make_model
+from tests.helpers.training import DICT, IMAGE, make_model
 
 BOX, DISCRETE = spaces.Box(-1.0, 1.0, (3,)), spaces.Discrete(4)
 FRAMES = spaces.Box(0, 255, (3, 36, 36), np.uint8)

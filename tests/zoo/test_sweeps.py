@@ -25,9 +25,9 @@ from sb3_trpo_fvp.zoo.results import FINISHED, Result, load_results
 from sb3_trpo_fvp.zoo.sweeps.command import check_runs
 from sb3_trpo_fvp.zoo.sweeps.runner import Runner
 from sb3_trpo_fvp.zoo.sweeps.sweep import METRIC, Run, Sweep
-from tests.wandb_stub import ENTITY, SWEEP, WandbStub
+from tests.helpers.wandb_server import ENTITY, SWEEP, WandbStub
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FILES = sorted((config_folder() / "sweeps").glob("*.yaml"))
 TINY = {
     "env": "CartPole-v1",

@@ -6,8 +6,8 @@ import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from sb3_trpo_fvp import EmpiricalFisher, FisherOperator, GaussNewton, KLHessian, fisher_operator
-from tests import oracles
 from tests.conftest import ARCHITECTURES, DISTRIBUTIONS, OBSERVATION_DIM, make_batch, make_policy, sample_actions
+from tests.helpers import oracles
 
 KINDS = ("kl_hessian", "gauss_newton", "empirical")
 

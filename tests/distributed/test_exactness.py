@@ -421,7 +421,7 @@ with torchrun() as comm:
 def test_torchrun_stops_when_a_rank_is_killed_and_the_last_checkpoint_loads(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "script.py"]
-    environment = {**os.environ, TIMEOUT_VARIABLE: "20", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = {**os.environ, TIMEOUT_VARIABLE: "20", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=90, check=False)
     assert done.returncode != 0
     assert done.stdout.split("\n")[0] == "rank 0 of 2", "rank 1 is silent"
@@ -451,7 +451,7 @@ def test_the_command_trains_one_agent_with_two_ranks(tmp_path: Path) -> None:
         "1",
     ]
     params = ["-params", "n_envs:2", "n_steps:16", "batch_size:16"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     command = [*launcher, "-m", "sb3_trpo_fvp", "train", *options, *params]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
@@ -623,7 +623,7 @@ def test_one_process_imports_nothing_of_a_group() -> None:
         "TRPO('MlpPolicy', 'CartPole-v1', n_steps=32, batch_size=32, device='cpu').learn(32); "
         "print([m for m in sys.modules if m.startswith('sb3_trpo_fvp.distributed.')])"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     out = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True).stdout
     imported = set(eval(out))
     assert "sb3_trpo_fvp.distributed.communicator" in imported

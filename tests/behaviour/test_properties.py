@@ -15,7 +15,7 @@ from torch import nn
 
 from sb3_trpo_fvp import TRPO
 from sb3_trpo_fvp.policies import split_parameters
-from tests.rollouts import Memoryless, all_finite, distributions, joint_kl, rollout, train
+from tests.helpers.training import Memoryless, all_finite, distributions, joint_kl, rollout, train
 
 
 # The same examples every time: a suite that fails by chance is not looked at.

@@ -13,7 +13,7 @@ import pytest
 IP = shutil.which("ip", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"]))
 FIRST, SECOND = f"sb3-trpo-a-{os.getpid()}", f"sb3-trpo-b-{os.getpid()}"
 ADDRESSES = {FIRST: "10.77.0.1", SECOND: "10.77.0.2"}
-PAGE = Path(__file__).parent.parent / "docs" / "distributed.md"
+PAGE = Path(__file__).parents[2] / "docs" / "distributed.md"
 
 
 def ip(*arguments: str) -> None:

@@ -14,7 +14,7 @@ from sb3_trpo_fvp import TRPO, FisherOperator, GaussNewton, StepStatus
 from sb3_trpo_fvp.distributed import ALONE
 from sb3_trpo_fvp.policies import split_parameters
 from sb3_trpo_fvp.trust_region import Evaluation, SurrogateProblem, trust_region_step
-from tests.rollouts import (
+from tests.helpers.training import (
     SMALL,
     VECTOR,
     Memoryless,

@@ -12,8 +12,8 @@ from sb3_contrib.common.utils import conjugate_gradient_solver
 from stable_baselines3.common.distributions import kl_divergence
 
 from sb3_trpo_fvp import TRPO
-from tests import oracles
 from tests.conftest import DISTRIBUTIONS, collect, logged, make_model, parameters_of, rollout_of
+from tests.helpers import oracles
 
 DAMPING = 0.1
 

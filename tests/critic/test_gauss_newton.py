@@ -19,7 +19,7 @@ from sb3_trpo_fvp.critic.gauss_newton import GaussNewtonCritic, GaussNewtonCriti
 from sb3_trpo_fvp.critic.value_function import ValueFunction
 from sb3_trpo_fvp.distributed import Communicator
 from sb3_trpo_fvp.policies import evaluation_mode, split_parameters
-from tests.rollouts import DICT, IMAGE, SMALL, all_finite, changed, collected, make_model, rollout, snapshot, train
+from tests.helpers.training import DICT, IMAGE, SMALL, all_finite, changed, collected, make_model, rollout, snapshot, train
 
 DIMENSION = 3
 ACTIONS = spaces.Box(-1.0, 1.0, (2,))

@@ -16,7 +16,7 @@ from sb3_trpo_fvp.zoo.sweeps.sweep import Sweep
 FILES = {algo: yaml.safe_load(Path(str(default_config(algo))).read_text()) for algo in ("trpo", "trpo_fvp")}
 ENVIRONMENTS = [env for env in FILES["trpo"] if env != "default"]
 SHARED = ("n_timesteps", "n_envs", "normalize", "env_wrapper", "policy")
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def test_both_files_cover_the_same_environments_on_the_same_budget() -> None:

@@ -12,9 +12,9 @@ from sb3_trpo_fvp.zoo.checks import checked_training_arguments
 from sb3_trpo_fvp.zoo.experiment_manager import register
 from sb3_trpo_fvp.zoo.sweeps.command import check_runs
 from sb3_trpo_fvp.zoo.sweeps.sweep import Sweep
-from tests.test_compare import written
+from tests.zoo.test_compare import written
 
-PAGES = [Path(__file__).parents[1] / "docs" / page for page in ("rl-zoo.md", "sweeps.md")]
+PAGES = [Path(__file__).parents[2] / "docs" / page for page in ("rl-zoo.md", "sweeps.md")]
 
 
 def blocks(language: str) -> list[str]:

@@ -44,8 +44,8 @@ from sb3_trpo_fvp.distributions import (
     joint_kl,
     monte_carlo_kl,
 )
-from tests import rollouts
-from tests.rollouts import all_finite, changed, collected, rollout, snapshot, train, train_measuring_kl
+from tests.helpers import training as rollouts
+from tests.helpers.training import all_finite, changed, collected, rollout, snapshot, train, train_measuring_kl
 
 BOX = spaces.Box(-1.0, 1.0, (3,))
 UNIT = spaces.Box(0.0, 1.0, (2,))

@@ -12,9 +12,9 @@ from benchmarks.joint_kl import ALGORITHMS, RESULTS, dimensions, measure, table
 from sb3_trpo_fvp import CGStatus, StepStatus
 from sb3_trpo_fvp.critic.fit import CriticStatus
 from sb3_trpo_fvp.distributions import _REGISTERED
-from tests.rollouts import collected, train
+from tests.helpers.training import collected, train
 
-DOCS = Path(__file__).parent.parent / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 @pytest.mark.parametrize("page", ["../README.md", "own-distributions.md", "coming-from-sb3-contrib.md", "robustness.md"])

@@ -18,7 +18,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
 from sb3_trpo_fvp import TRPO, FisherOperator, StepStatus, conjugate_gradient, fisher_operator
-from tests.rollouts import (
+from tests.helpers.training import (
     DICT,
     IMAGE,
     changed,

@@ -14,7 +14,6 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
 from sb3_trpo_fvp import TRPO, FisherOperator, GaussNewton
-from tests import oracles
 from tests.conftest import (
     ACTION_SPACES,
     DISTRIBUTIONS,
@@ -26,6 +25,7 @@ from tests.conftest import (
     parameters_of,
     rollout_of,
 )
+from tests.helpers import oracles
 
 FISHERS = ("gauss_newton", "kl_hessian", "empirical")
 SCALARS = {

@@ -133,7 +133,7 @@ def test_workers_share_a_study_that_goes_on(folder: Path) -> None:
         "1",
     ]
     command = [sys.executable, "-m", "sb3_trpo_fvp", *search, "--no-optim-plots", "--device", "cpu"]
-    root = str(Path(__file__).parents[1])
+    root = str(Path(__file__).parents[2])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
     # These seeds draw the shortest rollouts.
     workers = [subprocess.Popen([*command, "--seed", seed], env=environment, stdout=subprocess.DEVNULL) for seed in ("7", "9")]

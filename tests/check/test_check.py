@@ -19,8 +19,8 @@ from sb3_trpo_fvp.check.check import main
 from sb3_trpo_fvp.check.measure import OperatorReport, measure_operator
 from sb3_trpo_fvp.check.report import FisherReport, find_faults
 from sb3_trpo_fvp.distributions import NormalFamily
-from tests.rollouts import DICT, IMAGE, SMALL, collected, make_model, rollout, snapshot
-from tests.test_kl import MixtureDistribution, policy_with
+from tests.helpers.training import DICT, IMAGE, SMALL, collected, make_model, rollout, snapshot
+from tests.test_distributions import MixtureDistribution, policy_with
 
 BOX = spaces.Box(-1.0, 1.0, (2,))
 
