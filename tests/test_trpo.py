@@ -14,19 +14,12 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
 from sb3_trpo_fvp import TRPO, FisherOperator, GaussNewton
-from tests.conftest import (
-    ACTION_SPACES,
-    DISTRIBUTIONS,
-    OBSERVATION_DIM,
-    RandomStates,
-    collect,
-    logged,
-    make_model,
-    parameters_of,
-    rollout_of,
-)
 from tests.helpers import oracles
+from tests.helpers.environments import ACTION_SPACES, OBSERVATION_DIM, Memoryless, unbounded
+from tests.helpers.models import DISTRIBUTIONS, model_of
+from tests.helpers.training import collect, logged, parameters_of, states_actions_advantages
 
+distributions = pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 FISHERS = ("gauss_newton", "kl_hessian", "empirical")
 SCALARS = {
     *("beta", "cg_steps", "cg_residual", "fvp_count", "backtracks", "step_fraction", "kl", "kl_monte_carlo"),
@@ -53,14 +46,14 @@ class Recorded(FisherOperator):
         return self.scale * self.inner.matvec(v)
 
 
-def test_it_is_a_direct_subclass() -> None:
+def test_trpo_is_a_direct_subclass_of_the_on_policy_algorithm() -> None:
     assert OnPolicyAlgorithm in TRPO.__bases__
 
 
 @pytest.mark.parametrize("fisher", FISHERS)
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 def test_every_action_space_trains_with_every_operator(distribution: str, fisher: str) -> None:
-    model = make_model(distribution, fisher=fisher)
+    model = model_of(distribution, fisher=fisher)
     before = parameters_of(model)
     model.learn(2 * 128)
     assert model.num_timesteps == 256
@@ -72,7 +65,7 @@ def test_every_action_space_trains_with_every_operator(distribution: str, fisher
 
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 def test_predict_gives_actions_of_the_space(distribution: str) -> None:
-    model = make_model(distribution)
+    model = model_of(distribution)
     states = np.random.default_rng(0).standard_normal((7, OBSERVATION_DIM)).astype(np.float32)
     for deterministic in (True, False):
         action, state = model.predict(states[0], deterministic=deterministic)
@@ -82,60 +75,6 @@ def test_predict_gives_actions_of_the_space(distribution: str) -> None:
         assert len(batch) == 7
     once, again = (model.predict(states, deterministic=True)[0] for _ in range(2))
     np.testing.assert_array_equal(once, again)
-
-
-@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
-def test_saved_and_loaded_model_is_the_same_and_trains_on(distribution: str, tmp_path: Path) -> None:
-    options = {
-        "fisher": "empirical",
-        "fisher_sub_sampling_factor": 2,
-        "cg_residual_tol": 0.01,
-        "kl_reduction": "mean",
-        "target_kl": 0.02,
-        "sub_sampling_factor": 2,
-    }
-    model = make_model(distribution, **options).learn(128)
-    model.save(tmp_path / "model")
-    states = np.random.default_rng(0).standard_normal((7, OBSERVATION_DIM)).astype(np.float32)
-    loaded = TRPO.load(tmp_path / "model", env=model.env, device="cpu")
-    for name, tensor in parameters_of(model).items():
-        assert th.equal(parameters_of(loaded)[name], tensor)
-    assert {name: getattr(loaded, name) for name in options} == options
-    np.testing.assert_array_equal(model.predict(states, deterministic=True)[0], loaded.predict(states, deterministic=True)[0])
-    # The critic's optimizer and the counters go with it.
-    assert loaded.num_timesteps == 128
-    assert loaded.policy.optimizer.state_dict()["state"].keys() == model.policy.optimizer.state_dict()["state"].keys()
-    before = parameters_of(loaded)
-    loaded.learn(128, reset_num_timesteps=False)
-    assert loaded.num_timesteps == 256
-    assert any(not th.equal(tensor, before[name]) for name, tensor in parameters_of(loaded).items())
-
-
-def test_loading_without_an_environment_and_setting_one_later(tmp_path: Path) -> None:
-    make_model().save(tmp_path / "model")
-    model = TRPO.load(tmp_path / "model", device="cpu")
-    assert model.predict(np.zeros(OBSERVATION_DIM, np.float32))[0].shape == (3,)
-    model.set_env(DummyVecEnv([lambda: RandomStates(ACTION_SPACES["box"])] * 2))
-    model.learn(128)
-
-
-def test_model_with_an_own_operator_is_saved_and_loaded(tmp_path: Path) -> None:
-    make_model(fisher=Recorded, fisher_kwargs={"scale": 2.0}).save(tmp_path / "model")
-    loaded = TRPO.load(tmp_path / "model", env=make_model().env, device="cpu")
-    assert loaded.fisher is Recorded
-    assert loaded.fisher_kwargs == {"scale": 2.0}
-    loaded.learn(128)
-
-
-def test_set_parameters_makes_two_models_one(tmp_path: Path) -> None:
-    one, other = make_model(seed=1).learn(128), make_model(seed=2)
-    assert not all(th.equal(tensor, parameters_of(other)[name]) for name, tensor in parameters_of(one).items())
-    other.set_parameters(one.get_parameters())
-    assert all(th.equal(tensor, parameters_of(other)[name]) for name, tensor in parameters_of(one).items())
-    one.save(tmp_path / "model")
-    third = make_model(seed=3)
-    third.set_parameters(str(tmp_path / "model"), device="cpu")
-    assert all(th.equal(tensor, parameters_of(third)[name]) for name, tensor in parameters_of(one).items())
 
 
 def test_callbacks_are_called_and_can_stop_the_training(tmp_path: Path) -> None:
@@ -164,14 +103,14 @@ def test_callbacks_are_called_and_can_stop_the_training(tmp_path: Path) -> None:
     counter = Counter()
     checkpoints = CheckpointCallback(save_freq=64, save_path=str(tmp_path / "checkpoints"))
     evaluation = EvalCallback(
-        DummyVecEnv([lambda: RandomStates(ACTION_SPACES["box"])]),
+        DummyVecEnv([lambda: Memoryless(unbounded(), ACTION_SPACES["box"])]),
         n_eval_episodes=2,
         eval_freq=64,
         best_model_save_path=str(tmp_path / "best"),
         verbose=0,
         warn=False,
     )
-    model = make_model().learn(1024, [counter, checkpoints, evaluation], log_interval=100)
+    model = model_of().learn(1024, [counter, checkpoints, evaluation], log_interval=100)
     assert model.num_timesteps == 300
     assert counter.calls == ["training_start", *["rollout_start", "rollout_end"] * 2, "rollout_start", "training_end"]
     assert counter.statuses == [None, "accepted", "accepted"]
@@ -181,8 +120,8 @@ def test_callbacks_are_called_and_can_stop_the_training(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("distribution", ["gaussian", "categorical"])
-def test_keys_and_types_of_the_log(distribution: str) -> None:
-    model = make_model(distribution)
+def test_every_documented_key_is_logged_and_finite(distribution: str) -> None:
+    model = model_of(distribution)
     collect(model)
     model.train()
     log = logged(model)
@@ -203,7 +142,7 @@ def test_tensorboard_has_the_numbers(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     # As with every on-policy algorithm of SB3, an update is written when the next rollout is complete.
-    make_model(tensorboard_log=str(tmp_path)).learn(3 * 128)
+    model_of(tensorboard_log=str(tmp_path)).learn(3 * 128)
     (folder,) = tmp_path.iterdir()
     assert folder.name == "TRPO_FVP_1"
     events = EventAccumulator(str(folder))
@@ -217,15 +156,15 @@ def test_tensorboard_has_the_numbers(tmp_path: Path) -> None:
 
 
 def test_printed_log_names_the_outcome(capsys: pytest.CaptureFixture[str]) -> None:
-    make_model(verbose=1).learn(256)
+    model_of(verbose=1).learn(256)
     printed = capsys.readouterr().out
     assert "trust_region/" in printed
     assert "accepted" in printed
 
 
 @pytest.mark.filterwarnings("ignore:rich is experimental")
-def test_progress_bar(capsys: pytest.CaptureFixture[str]) -> None:
-    make_model().learn(128, progress_bar=True)
+def test_the_progress_bar_ends_at_the_last_step(capsys: pytest.CaptureFixture[str]) -> None:
+    model_of().learn(128, progress_bar=True)
     assert "128/128" in capsys.readouterr().out
 
 
@@ -247,7 +186,7 @@ def test_learning_rate_schedule_is_the_critics() -> None:
             return True
 
     # The critic's rate is 0 from the half on; the actor has none.
-    model = make_model(learning_rate=lambda progress: 1e-3 * progress if progress > 0.5 else 0.0)
+    model = model_of(learning_rate=lambda progress: 1e-3 * progress if progress > 0.5 else 0.0)
     model.learn(4 * 128 + 1, Rates(), log_interval=100)
     rates = [rate for rate, _, _ in seen]
     remaining = [1 - k * 128 / 513 for k in range(1, 5)]
@@ -270,7 +209,7 @@ def test_several_environments_in_one_process_or_in_several() -> None:
     assert all(th.equal(tensor, results[1][name]) for name, tensor in results[0].items())
 
 
-def test_vec_normalize(tmp_path: Path) -> None:
+def test_training_goes_on_with_a_saved_vec_normalize(tmp_path: Path) -> None:
     env = VecNormalize(make_vec_env("Pendulum-v1", 2, seed=0))
     model = TRPO("MlpPolicy", env, n_steps=64, batch_size=64, seed=0, device="cpu").learn(256)
     assert model.get_vec_normalize_env() is env
@@ -286,14 +225,14 @@ def test_vec_normalize(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "policy_kwargs", [{}, {"full_std": False}, {"use_expln": True}, {"squash_output": True}, {"log_std_init": -2.0}], ids=str
 )
-def test_gsde_options(policy_kwargs: dict[str, Any], sample_freq: int) -> None:
-    model = make_model("gsde", policy_kwargs=policy_kwargs, sde_sample_freq=sample_freq)
+def test_every_gsde_option_trains_within_the_bound(policy_kwargs: dict[str, Any], sample_freq: int) -> None:
+    model = model_of("gsde", policy_kwargs=policy_kwargs, sde_sample_freq=sample_freq)
     collect(model)
-    observations, _, _ = rollout_of(model)
-    old = oracles.snapshot(model.policy, observations)
+    observations, _, _ = states_actions_advantages(model)
+    old = oracles.distributions(model.policy, observations)
     model.train()
     assert logged(model)["trust_region/status"] == "accepted"
-    assert oracles.joint_kl(old, oracles.snapshot(model.policy, observations)) <= 0.01 * (1 + 1e-4)
+    assert oracles.joint_kl(old, oracles.distributions(model.policy, observations)) <= 0.01 * (1 + 1e-4)
 
 
 @pytest.mark.parametrize(
@@ -311,27 +250,14 @@ def test_gsde_options(policy_kwargs: dict[str, Any], sample_freq: int) -> None:
     ],
     ids=str,
 )
-def test_policy_kwargs(policy_kwargs: dict[str, Any]) -> None:
-    model = make_model("gaussian", policy_kwargs=policy_kwargs)
+def test_every_kind_of_network_trains_within_the_bound(policy_kwargs: dict[str, Any]) -> None:
+    model = model_of("gaussian", policy_kwargs=policy_kwargs)
     collect(model)
-    observations, _, _ = rollout_of(model)
-    old = oracles.snapshot(model.policy, observations)
+    observations, _, _ = states_actions_advantages(model)
+    old = oracles.distributions(model.policy, observations)
     model.train()
     assert logged(model)["trust_region/status"] == "accepted"
-    assert 0.003 < oracles.joint_kl(old, oracles.snapshot(model.policy, observations)) <= 0.01 * (1 + 1e-4)
-
-
-class Observed(RandomStates):
-    """The same environment seen through another observation space."""
-
-    def __init__(self, space: spaces.Space):
-        super().__init__(ACTION_SPACES["discrete"])
-        self.observation_space = space
-        space.seed(0)
-
-    def _observe(self) -> Any:
-        super()._observe()
-        return self.observation_space.sample()
+    assert 0.003 < oracles.joint_kl(old, oracles.distributions(model.policy, observations)) <= 0.01 * (1 + 1e-4)
 
 
 @pytest.mark.parametrize(
@@ -342,12 +268,12 @@ class Observed(RandomStates):
         ("MlpPolicy", spaces.MultiBinary(4)),
         ("MlpPolicy", spaces.Box(-1.0, 1.0, (2, 3))),
         ("CnnPolicy", spaces.Box(0, 255, (36, 36, 3), np.uint8)),
-        ("MultiInputPolicy", spaces.Dict({"a": spaces.Box(-1.0, 1.0, (3,)), "b": spaces.Discrete(3)})),
+        ("MultiInputPolicy", spaces.Dict({"vector": spaces.Box(-1.0, 1.0, (3,)), "index": spaces.Discrete(3)})),
     ],
     ids=str,
 )
-def test_observation_spaces(policy: str, space: spaces.Space) -> None:
-    env = DummyVecEnv([lambda: Observed(space)])
+def test_every_observation_space_trains(policy: str, space: spaces.Space) -> None:
+    env = DummyVecEnv([lambda: Memoryless(space, ACTION_SPACES["discrete"])])
     kwargs = {"features_extractor_kwargs": {"features_dim": 16}} if policy == "CnnPolicy" else None
     model = TRPO(policy, env, n_steps=32, batch_size=32, n_critic_updates=1, policy_kwargs=kwargs, seed=0, device="cpu")
     collect(model)
@@ -357,9 +283,9 @@ def test_observation_spaces(policy: str, space: spaces.Space) -> None:
 
 def test_own_operator_gets_the_rollout_and_its_own_arguments() -> None:
     Recorded.seen.clear()
-    model = make_model("gaussian", fisher=Recorded, fisher_kwargs={"scale": 3.0})
+    model = model_of("gaussian", fisher=Recorded, fisher_kwargs={"scale": 3.0})
     collect(model)
-    observations, actions, _ = rollout_of(model)
+    observations, actions, _ = states_actions_advantages(model)
     model.train()
     (seen,) = Recorded.seen
     assert seen["scale"] == 3.0
@@ -372,7 +298,7 @@ def test_own_operator_changes_the_step() -> None:
     """A curvature nine times too large: a third of the length of the step, and a ninth of its KL."""
     kls = {}
     for scale in (1.0, 9.0):
-        model = make_model("gaussian", fisher=Recorded, fisher_kwargs={"scale": scale}, cg_damping=0.0, target_kl=1e-3)
+        model = model_of("gaussian", fisher=Recorded, fisher_kwargs={"scale": scale}, cg_damping=0.0, target_kl=1e-3)
         collect(model)
         model.train()
         assert logged(model)["trust_region/step_fraction"] == 1.0
@@ -383,17 +309,17 @@ def test_own_operator_changes_the_step() -> None:
 @pytest.mark.parametrize("factor", [1, 2, 3, 64])
 def test_fisher_sub_sampling_thins_the_product_and_nothing_else(factor: int) -> None:
     Recorded.seen.clear()
-    model = make_model("gaussian", fisher=Recorded, fisher_sub_sampling_factor=factor, n_critic_updates=0)
+    model = model_of("gaussian", fisher=Recorded, fisher_sub_sampling_factor=factor, n_critic_updates=0)
     collect(model)
-    observations, actions, _ = rollout_of(model)
-    old = oracles.snapshot(model.policy, observations)
+    observations, actions, _ = states_actions_advantages(model)
+    old = oracles.distributions(model.policy, observations)
     model.train()
     (seen,) = Recorded.seen
     assert len(seen["observations"]) == len(seen["actions"]) == -(-128 // factor)
     whole = {tuple(row) for row in th.cat([observations, actions], dim=1).tolist()}
     assert {tuple(row) for row in th.cat([seen["observations"], seen["actions"]], dim=1).tolist()} <= whole
     # The line search measures the KL on every state.
-    kl = oracles.joint_kl(old, oracles.snapshot(model.policy, observations))
+    kl = oracles.joint_kl(old, oracles.distributions(model.policy, observations))
     assert logged(model)["trust_region/kl"] == pytest.approx(kl, rel=1e-3)
     if logged(model)["trust_region/status"] == "accepted":
         assert kl <= 0.01 * (1 + 1e-4)
@@ -402,19 +328,19 @@ def test_fisher_sub_sampling_thins_the_product_and_nothing_else(factor: int) -> 
 @pytest.mark.parametrize("factor", [2, 3])
 def test_sub_sampling_thins_the_whole_actor_step(factor: int) -> None:
     Recorded.seen.clear()
-    model = make_model("gaussian", fisher=Recorded, sub_sampling_factor=factor, fisher_sub_sampling_factor=2)
+    model = model_of("gaussian", fisher=Recorded, sub_sampling_factor=factor, fisher_sub_sampling_factor=2)
     collect(model)
-    observations, _, _ = rollout_of(model)
+    observations, _, _ = states_actions_advantages(model)
     thinned = observations[::factor]
-    old = oracles.snapshot(model.policy, thinned)
+    old = oracles.distributions(model.policy, thinned)
     model.train()
     assert len(Recorded.seen[0]["observations"]) == -(-len(thinned) // 2)
-    kl = oracles.joint_kl(old, oracles.snapshot(model.policy, thinned))
+    kl = oracles.joint_kl(old, oracles.distributions(model.policy, thinned))
     assert logged(model)["trust_region/kl"] == pytest.approx(kl, rel=1e-3)
 
 
 def test_monte_carlo_kl_can_be_the_constraint() -> None:
-    model = make_model("gaussian", kl_estimator="monte_carlo", fisher="empirical", n_critic_updates=0)
+    model = model_of("gaussian", kl_estimator="monte_carlo", fisher="empirical", n_critic_updates=0)
     collect(model)
     model.train()
     log = logged(model)
@@ -422,7 +348,15 @@ def test_monte_carlo_kl_can_be_the_constraint() -> None:
     assert log["train/kl_divergence_loss"] == log["trust_region/kl_monte_carlo"] <= 0.01
 
 
-def test_half_cheetah_from_its_name() -> None:
+def test_an_environment_is_made_from_its_name() -> None:
     model = TRPO("MlpPolicy", "HalfCheetah-v5", n_steps=256, device="cpu", seed=0)
     assert isinstance(model.get_env().envs[0], gym.Env)
     assert model.learn(512).num_timesteps == 512
+
+
+@pytest.mark.parametrize("fisher", ["gauss_newton", "kl_hessian", "empirical"])
+@distributions
+def test_the_same_seed_gives_the_same_parameters(distribution: str, fisher: str) -> None:
+    first, second, other = (parameters_of(model_of(distribution, fisher=fisher, seed=seed).learn(256)) for seed in (7, 7, 8))
+    assert all(th.equal(tensor, second[name]) for name, tensor in first.items())
+    assert not all(th.equal(tensor, other[name]) for name, tensor in first.items())

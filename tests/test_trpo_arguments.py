@@ -10,12 +10,12 @@ import pytest
 import torch as th
 from gymnasium import spaces
 
-from sb3_trpo_fvp import TRPO, fisher_operator
-from tests.conftest import RandomStates, make_batch, make_model, make_policy
+from sb3_trpo_fvp import TRPO
+from tests.helpers.environments import Memoryless, unbounded
+from tests.helpers.models import model_of
 
 FACTOR = "`line_search_shrinking_factor` must be in (0, 1), got "
 NAMES = '`fisher` must be one of "kl_hessian", "gauss_newton", "empirical" or a subclass of FisherOperator, got '
-
 CASES: list[tuple[dict[str, Any], str]] = [
     ({"target_kl": 0.0}, "`target_kl` must be in (0, ∞), got 0.0"),
     ({"target_kl": -0.01}, "`target_kl` must be in (0, ∞), got -0.01"),
@@ -63,7 +63,7 @@ CASES: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("arguments", "message"), CASES, ids=lambda value: str(value)[:60])
 def test_argument_is_named_with_its_interval_and_value(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
-        make_model(**arguments)
+        model_of(**arguments)
 
 
 @pytest.mark.parametrize(
@@ -83,61 +83,32 @@ def test_argument_is_named_with_its_interval_and_value(arguments: dict[str, Any]
     ids=str,
 )
 def test_the_ends_of_the_intervals_train(arguments: dict[str, Any]) -> None:
-    model = make_model(**arguments)
+    model = model_of(**arguments)
     model.learn(model.n_steps * model.n_envs)
     assert all(bool(th.isfinite(parameter).all()) for parameter in model.policy.parameters())
 
 
 def test_minibatches_that_do_not_divide_the_rollout_are_pointed_out() -> None:
     with pytest.warns(UserWarning, match=r"`batch_size`=48 does not divide .* 128 states.* has 32"):
-        make_model(batch_size=48)
+        model_of(batch_size=48)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        make_model(batch_size=64)
+        model_of(batch_size=64)
 
 
-def test_unsupported_action_space() -> None:
+def test_an_unsupported_action_space_is_refused() -> None:
     space = spaces.Dict({"a": spaces.Discrete(2)})
     with pytest.raises(AssertionError, match="only supports"):
-        TRPO("MlpPolicy", RandomStates(space), device="cpu")
+        TRPO("MlpPolicy", Memoryless(unbounded(), space), device="cpu")
 
 
-def test_unknown_policy_name() -> None:
+def test_an_unknown_policy_name_is_refused() -> None:
     with pytest.raises(ValueError, match="NoPolicy"):
-        TRPO("NoPolicy", RandomStates(spaces.Discrete(2)), device="cpu")
-
-
-def test_fisher_operator_arguments() -> None:
-    policy = make_policy("gaussian")
-    observations, _ = make_batch(policy)
-    with pytest.raises(ValueError, match=re.escape(NAMES + "'hessian'")):
-        fisher_operator(policy, observations, kind="hessian")
-    with pytest.raises(ValueError, match=r"`actions` must be the actions taken in `observations`.*got None"):
-        fisher_operator(policy, observations, kind="empirical")
-    with pytest.raises(ValueError, match="`observations` must hold at least 1 state, got 0"):
-        fisher_operator(policy, observations[:0])
-    with pytest.raises(TypeError, match="unknown_option"):
-        fisher_operator(policy, observations, unknown_option=1)
-
-
-@pytest.mark.parametrize("shape", [(), (3,), (1, 5)])
-def test_vector_of_the_wrong_shape(shape: tuple[int, ...]) -> None:
-    policy = make_policy("gaussian")
-    operator = fisher_operator(policy, make_batch(policy)[0])
-    size = operator.shape[0]
-    with pytest.raises(ValueError, match=re.escape(f"`v` must have shape ({size},), got {shape}")):
-        operator @ th.zeros(shape, dtype=th.float64)
-
-
-def test_actions_for_other_states_are_refused() -> None:
-    policy = make_policy("gaussian")
-    observations, actions = make_batch(policy)
-    with pytest.raises((ValueError, RuntimeError)):
-        fisher_operator(policy, observations, actions[:-1], kind="empirical") @ th.zeros(1)
+        TRPO("NoPolicy", Memoryless(unbounded(), spaces.Discrete(2)), device="cpu")
 
 
 def test_nothing_is_trained_by_a_refused_constructor() -> None:
     state = np.random.get_state()[1].tolist()
     with pytest.raises(ValueError, match="target_kl"):
-        TRPO("MlpPolicy", RandomStates(spaces.Discrete(2)), target_kl=-1.0, device="cpu")
+        TRPO("MlpPolicy", Memoryless(unbounded(), spaces.Discrete(2)), target_kl=-1.0, device="cpu")
     assert np.random.get_state()[1].tolist() == state

@@ -12,8 +12,9 @@ from sb3_contrib.common.utils import conjugate_gradient_solver
 from stable_baselines3.common.distributions import kl_divergence
 
 from sb3_trpo_fvp import TRPO
-from tests.conftest import DISTRIBUTIONS, collect, logged, make_model, parameters_of, rollout_of
 from tests.helpers import oracles
+from tests.helpers.models import DISTRIBUTIONS, model_of
+from tests.helpers.training import collect, logged, parameters_of, states_actions_advantages
 
 DAMPING = 0.1
 
@@ -21,8 +22,8 @@ DAMPING = 0.1
 def twins(distribution: str, architecture: str = "mlp", **kwargs: Any) -> tuple[TRPO, sb3_contrib.TRPO]:
     """This package's model and sb3-contrib's, with the same weights and the same rollout buffer."""
     shared = {"n_steps": 256, "batch_size": 512, "cg_damping": DAMPING, "n_critic_updates": 1} | kwargs
-    ours = make_model(distribution, architecture, kl_reduction="mean", cg_max_steps=200, cg_residual_tol=1e-6, **shared)
-    theirs = make_model(distribution, architecture, algorithm=sb3_contrib.TRPO, cg_max_steps=200, **shared)
+    ours = model_of(distribution, architecture, kl_reduction="mean", cg_max_steps=200, cg_residual_tol=1e-6, **shared)
+    theirs = model_of(distribution, architecture, algorithm=sb3_contrib.TRPO, cg_max_steps=200, **shared)
     th.manual_seed(3)
     with th.no_grad():
         for parameter in ours.policy.parameters():
@@ -67,7 +68,7 @@ def _copy(distribution: Any) -> Any:
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 def test_direction_is_that_of_sb3_contrib(distribution: str, architecture: str) -> None:
     ours, theirs = twins(distribution, architecture, n_critic_updates=0)
-    direction, _ = pieces_of_sb3_contrib(theirs, rollout_of(ours))
+    direction, _ = pieces_of_sb3_contrib(theirs, states_actions_advantages(ours))
     before = parameters_of(ours)
     ours.train()
     assert logged(ours)["trust_region/status"] == "accepted"
@@ -84,7 +85,7 @@ def test_step_is_longer_by_the_damping_that_sb3_contrib_leaves_in_beta(distribut
     """Theirs is √(2δ / sᵀ(H + λI)s) s, of so small a KL that the line search takes all of it; ``damped_beta`` is as long."""
     ours, theirs = twins(distribution, target_kl=1e-4)
     ours.damped_beta = damped
-    direction, product = pieces_of_sb3_contrib(theirs, rollout_of(ours))
+    direction, product = pieces_of_sb3_contrib(theirs, states_actions_advantages(ours))
     s = th.cat([piece.flatten() for piece in direction.values()])
     with_damping = float(s @ product(s))
     undamped = with_damping - DAMPING * float(s @ s)
@@ -107,7 +108,7 @@ def test_joint_kl_with_divided_bound_and_multiplied_damping_is_the_mean_reductio
     """sb3-contrib's (δ, λ) is this package's (A·δ, A·λ)."""
     steps = []
     for reduction, scale in (("mean", 1), ("sum", factor)):
-        model = make_model(
+        model = model_of(
             distribution, kl_reduction=reduction, target_kl=0.002 * scale, cg_damping=0.1 * scale, n_critic_updates=0
         )
         collect(model)
@@ -157,8 +158,8 @@ def test_constructor_takes_sb3_contribs_arguments_in_its_order() -> None:
 def test_sb3_contribs_constraint_is_the_joint_kl_divided_by_the_action_dimension() -> None:
     """The reason for ``kl_reduction``: at the same ``target_kl`` its true KL is up to A times as much."""
     ours, theirs = twins("gaussian")
-    observations, _, _ = rollout_of(ours)
-    old = oracles.snapshot(theirs.policy, observations)
+    observations, _, _ = states_actions_advantages(ours)
+    old = oracles.distributions(theirs.policy, observations)
     theirs.train()
-    kl = oracles.joint_kl(old, oracles.snapshot(theirs.policy, observations))
+    kl = oracles.joint_kl(old, oracles.distributions(theirs.policy, observations))
     assert kl > theirs.target_kl

@@ -18,22 +18,12 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
 from sb3_trpo_fvp import TRPO, FisherOperator, StepStatus, conjugate_gradient, fisher_operator
-from tests.helpers.training import (
-    DICT,
-    IMAGE,
-    changed,
-    collected,
-    distributions,
-    joint_kl,
-    rollout,
-    snapshot,
-    train,
-    train_measuring_kl,
-)
+from tests.helpers.environments import DICT, IMAGE
+from tests.helpers.oracles import distributions, joint_kl
+from tests.helpers.training import changed, collected, rollout, snapshot, train, train_measuring_kl
 
 # Numpy's, in sb3-contrib: the mean of no critic losses, and the root of a negative number.
 pytestmark = pytest.mark.filterwarnings("ignore:Mean of empty slice", "ignore:invalid value")
-
 BOX6 = spaces.Box(-1.0, 1.0, (6,))
 
 

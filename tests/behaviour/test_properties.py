@@ -15,7 +15,9 @@ from torch import nn
 
 from sb3_trpo_fvp import TRPO
 from sb3_trpo_fvp.policies import split_parameters
-from tests.helpers.training import Memoryless, all_finite, distributions, joint_kl, rollout, train
+from tests.helpers.environments import Memoryless
+from tests.helpers.oracles import distributions, joint_kl
+from tests.helpers.training import all_finite, rollout, train
 
 
 # The same examples every time: a suite that fails by chance is not looked at.
@@ -27,7 +29,6 @@ def bounded(max_examples: int) -> settings:
 
 # Numbers may overflow here, which is logged, and which the user is warned of; numpy does so where SB3 measures the critic.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore:TRPO update", "ignore:`batch_size`")
-
 ACTION_SPACES = st.one_of(
     st.integers(1, 5).map(lambda n: spaces.Box(-1.0, 1.0, (n,))),
     st.integers(2, 6).map(spaces.Discrete),

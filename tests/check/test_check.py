@@ -14,13 +14,15 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 import sb3_trpo_fvp
-from sb3_trpo_fvp import TRPO, FisherOperator, GaussNewton, check_fisher, check_model_file, fisher_operator
+from sb3_trpo_fvp import TRPO, GaussNewton, check_fisher, check_model_file, fisher_operator
 from sb3_trpo_fvp.check.check import main
-from sb3_trpo_fvp.check.measure import OperatorReport, measure_operator
-from sb3_trpo_fvp.check.report import FisherReport, find_faults
+from sb3_trpo_fvp.check.measure import OperatorReport
+from sb3_trpo_fvp.check.report import FisherReport
 from sb3_trpo_fvp.distributions import NormalFamily
-from tests.helpers.training import DICT, IMAGE, SMALL, collected, make_model, rollout, snapshot
-from tests.test_distributions import MixtureDistribution, policy_with
+from tests.helpers.distributions import MixtureDistribution, policy_with
+from tests.helpers.environments import DICT, IMAGE
+from tests.helpers.models import SMALL, make_model
+from tests.helpers.training import collected, rollout, snapshot
 
 BOX = spaces.Box(-1.0, 1.0, (2,))
 
@@ -53,41 +55,6 @@ def test_the_numbers_are_those_of_the_matrix() -> None:
         assert report[name].largest_ritz == pytest.approx(float(eigenvalues[-1]), rel=1e-4)
         assert abs(report[name].smallest_ritz) < 1e-3 * float(eigenvalues[-1])
     assert 0.5 < report["empirical"].cosine < 0.9999
-
-
-class Matrix(FisherOperator):
-    """A dense matrix as an operator."""
-
-    def __init__(self, matrix: th.Tensor):
-        self.matrix = matrix
-        self.parameters = (th.nn.Parameter(th.zeros(len(matrix), dtype=matrix.dtype)),)
-        self.shape = (len(matrix), len(matrix))
-
-    def matvec(self, v: th.Tensor) -> th.Tensor:
-        return self.matrix @ v.to(self.matrix.dtype)
-
-
-def test_asymmetry_and_negative_eigenvalues_are_found() -> None:
-    th.manual_seed(0)
-    q, _ = th.linalg.qr(th.randn(8, 8, dtype=th.float64))
-    spectrum = th.tensor([-0.5, 0.1, 0.2, 0.3, 1.0, 2.0, 3.0, 4.0], dtype=th.float64)
-    symmetric = q @ th.diag(spectrum) @ q.T
-    vectors = [th.randn(8, dtype=th.float64) for _ in range(3)]
-    indefinite = measure_operator("indefinite", Matrix(symmetric), vectors, [symmetric @ v for v in vectors], 8)
-    assert indefinite.relative_error < 1e-12
-    assert indefinite.asymmetry < 1e-12
-    assert indefinite.smallest_ritz == pytest.approx(-0.5)
-    assert indefinite.largest_ritz == pytest.approx(4.0)
-    skew = measure_operator("skew", Matrix(symmetric + th.triu(th.ones(8, 8))), vectors, None, 8)
-    assert skew.asymmetry > 0.01
-    assert math.isnan(skew.cosine)
-    nan = measure_operator("nan", Matrix(math.nan * symmetric), vectors, None, 8)
-    identity = measure_operator("identity", Matrix(th.eye(8, dtype=th.float64)), vectors, None, 8)
-    said = find_faults((indefinite, skew, nan, identity))
-    assert len(said) == 3
-    assert "indefinite has a negative eigenvalue" in said[0]
-    assert "skew is not symmetric" in said[1]
-    assert "nan has NaN" in said[2]
 
 
 def test_a_family_whose_fisher_is_not_the_hessian_of_its_kl_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,7 +152,9 @@ def test_damping_is_put_into_relation_to_the_curvature() -> None:
         assert any(words in advice for advice in report.advice)
 
 
-def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_a_table_of_states_from_where_it_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     env = VecNormalize(DummyVecEnv([lambda: gym.make("Pendulum-v1")]))
     model = TRPO("MlpPolicy", env, n_steps=64, batch_size=64, policy_kwargs=SMALL, device="cpu").learn(64)
     model.save(tmp_path / "model")
@@ -215,5 +184,5 @@ def test_the_command_says_what_it_could_not_do(
     assert "sb3-trpo-fvp check: error:" in capsys.readouterr().err
 
 
-def test_it_is_public() -> None:
+def test_check_fisher_is_public() -> None:
     assert {"check_fisher", "check_model_file", "FisherReport", "OperatorReport"} <= set(sb3_trpo_fvp.__all__)

@@ -10,39 +10,20 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor, NatureCNN
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureCNN
 from torch import nn
 
 from sb3_trpo_fvp import TRPO
 from sb3_trpo_fvp.critic.fit import CriticStatus, fit_critic
-from sb3_trpo_fvp.critic.gauss_newton import GaussNewtonCritic, GaussNewtonCriticStats
-from sb3_trpo_fvp.critic.value_function import ValueFunction
-from sb3_trpo_fvp.distributed import Communicator
-from sb3_trpo_fvp.policies import evaluation_mode, split_parameters
-from tests.helpers.training import DICT, IMAGE, SMALL, all_finite, changed, collected, make_model, rollout, snapshot, train
+from sb3_trpo_fvp.critic.gauss_newton import GaussNewtonCritic
+from sb3_trpo_fvp.policies import split_parameters
+from tests.critic.cases import ACTIONS, NETWORKS, Arctangent, Rollout, jacobian, make_policy, mean_squared_error
+from tests.helpers.environments import DICT, IMAGE
+from tests.helpers.models import SMALL, make_model
+from tests.helpers.training import all_finite, changed, collected, rollout, snapshot, train
 
-DIMENSION = 3
-ACTIONS = spaces.Box(-1.0, 1.0, (2,))
 EXACT = {"n_steps": 1, "cg_max_steps": 200, "cg_residual_tol": 0.0}
 """One step, solved to the last digits."""
-
-
-class Double(FlattenExtractor):
-    """SB3 casts observations to single precision before the extractor; here they become double again."""
-
-    def forward(self, observations: th.Tensor) -> th.Tensor:
-        return super().forward(observations).double()
-
-
-class Normalised(BaseFeaturesExtractor):
-    """An extractor with parameters that is not written out layer by layer."""
-
-    def __init__(self, observation_space: spaces.Space):
-        super().__init__(observation_space, 4)
-        self.layers = nn.Sequential(nn.Linear(DIMENSION, 4), nn.LayerNorm(4), nn.Tanh())
-
-    def forward(self, observations: th.Tensor) -> th.Tensor:
-        return self.layers(observations.double())
 
 
 class Noisy(BaseFeaturesExtractor):
@@ -54,66 +35,6 @@ class Noisy(BaseFeaturesExtractor):
 
     def forward(self, observations: th.Tensor) -> th.Tensor:
         return self.layers(observations)
-
-
-class Arctangent(ActorCriticPolicy):
-    """Values that Gauss-Newton steps overshoot from far away."""
-
-    def predict_values(self, obs: Any) -> th.Tensor:
-        return th.atan(super().predict_values(obs))
-
-
-class Rollout:
-    """What :func:`fit_critic` reads of a rollout."""
-
-    def __init__(self, policy: ActorCriticPolicy, targets: th.Tensor | None = None, size: int = 40, seed: int = 0):
-        generator = th.Generator().manual_seed(seed)
-        self.observations = th.randn(size, DIMENSION, generator=generator)
-        self.returns = th.randn(size, generator=generator, dtype=th.float64) if targets is None else targets
-
-    def fit(self, policy: ActorCriticPolicy, state: dict[str, float] | None = None, **kwargs: Any) -> GaussNewtonCriticStats:
-        state = {} if state is None else state
-        split = split_parameters(policy, self.observations)
-        stats = fit_critic(GaussNewtonCritic(**kwargs), policy, split, self, state)
-        assert isinstance(stats, GaussNewtonCriticStats)
-        state |= stats.state
-        return stats
-
-
-def make_policy(
-    cls: type[ActorCriticPolicy] = ActorCriticPolicy, *, seed: int = 0, vf: tuple[int, ...] = (5, 4), **kwargs: Any
-) -> ActorCriticPolicy:
-    """In double precision, every parameter far from where SB3 starts it."""
-    th.manual_seed(seed)
-    kwargs = {"net_arch": {"pi": [4], "vf": list(vf)}, "features_extractor_class": Double} | kwargs
-    policy = cls(spaces.Box(-np.inf, np.inf, (DIMENSION,)), ACTIONS, lambda _: 1e-3, **kwargs).double()
-    for parameter in policy.parameters():
-        parameter.data = 0.5 * th.randn_like(parameter)
-    return policy
-
-
-@th.no_grad()
-def mean_squared_error(policy: ActorCriticPolicy, data: Any) -> float:
-    """In the mode in which values are predicted while data is collected."""
-    with evaluation_mode(policy):
-        return float((policy.predict_values(data.observations).flatten().double() - data.returns.double()).square().mean())
-
-
-def jacobian(policy: ActorCriticPolicy, observations: th.Tensor, parameters: list[nn.Parameter]) -> th.Tensor:
-    """∂V/∂θ, (N, P), one row of plain backpropagation after the other."""
-    rows = []
-    for value in policy.predict_values(observations).flatten():
-        gradients = th.autograd.grad(value, parameters, retain_graph=True)
-        rows.append(th.cat([gradient.flatten() for gradient in gradients]))
-    return th.stack(rows)
-
-
-NETWORKS: dict[str, dict[str, Any]] = {
-    "written_out": {},
-    "shared_extractor": {"features_extractor_class": Normalised},
-    "own_extractor": {"features_extractor_class": Normalised, "share_features_extractor": False},
-    "own_methods": {"cls": Arctangent},
-}
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -135,21 +56,6 @@ def test_step_is_that_of_dense_algebra(network: str) -> None:
     th.testing.assert_close(step, expected, rtol=1e-9, atol=1e-11)
     predicted = float(g @ expected - 0.5 * expected @ b @ expected)
     assert stats.reduction_ratio == pytest.approx(0.5 * (stats.loss_before - stats.loss) / predicted, rel=1e-9)
-
-
-@pytest.mark.parametrize("network", NETWORKS)
-def test_products_are_those_of_the_dense_jacobian(network: str) -> None:
-    policy = make_policy(**NETWORKS[network])
-    data = Rollout(policy, size=7)
-    split = split_parameters(policy, data.observations)
-    j = jacobian(policy, data.observations, list(split.critic))
-    with evaluation_mode(policy):
-        values = ValueFunction(policy, split, data.observations)
-        linearization = values.linearize()
-    v, u = th.randn(j.shape[1], dtype=th.float64), th.randn(7, 1, dtype=th.float64)
-    th.testing.assert_close(linearization.jvp(v)[0], (j @ v).unsqueeze(1))
-    th.testing.assert_close(linearization.vjp([u]), j.T @ u.flatten())
-    th.testing.assert_close(linearization.outputs[0], values())
 
 
 def test_linear_values_are_fitted_exactly() -> None:
@@ -247,7 +153,7 @@ def test_bounds_hold_for_a_damping_kept_from_before() -> None:
     assert zero_slope.fit(policy, {"damping": 1e9}, max_damping=2.0).damping == 2.0
 
 
-def test_targets_met_exactly() -> None:
+def test_targets_met_exactly_leave_the_critic_alone() -> None:
     policy = make_policy()
     data = Rollout(policy)
     data.returns = policy.predict_values(data.observations).detach().flatten()
@@ -280,7 +186,7 @@ def test_values_that_overflow_leave_the_critic_alone() -> None:
 
 
 @pytest.mark.parametrize("scale", [1e15, 1e30])
-def test_exploding_targets_in_single_precision(scale: float) -> None:
+def test_exploding_targets_are_fitted_in_single_precision(scale: float) -> None:
     model = collected(ACTIONS, critic="gauss_newton")
     model.rollout_buffer.returns *= scale
     log = train(model)
@@ -349,38 +255,7 @@ def test_shared_image_features_are_computed_once(monkeypatch: pytest.MonkeyPatch
     assert calls == [len(data.returns)]
 
 
-class Pair(Communicator):
-    """Two ranks that have seen the same."""
-
-    world_size = 2
-
-    def gather(self, value: Any) -> list[Any]:
-        return [value, value]
-
-    def concatenate(self, tensor: th.Tensor) -> th.Tensor:
-        return th.cat([tensor, tensor])
-
-
-def test_states_are_brought_together_where_every_rank_computes_alike() -> None:
-    policy = make_policy()
-    policy.set_training_mode(False)
-    data = Rollout(policy)
-    split = split_parameters(policy, data.observations)
-    own = ValueFunction(policy, split, data.observations, Pair())
-    assert own.is_alike_everywhere
-    whole = own.of_all_ranks()
-    assert whole.size == 2 * own.size
-    assert th.equal(whole(), th.cat([own(), own()]))
-    # Dropout draws on each rank for itself, and learned features change with every minibatch.
-    policy.mlp_extractor.value_net.append(nn.Dropout(0.5))
-    assert not ValueFunction(policy, split, data.observations, Pair()).is_alike_everywhere
-    learned = make_policy(features_extractor_class=Normalised, share_features_extractor=False)
-    learned.set_training_mode(False)
-    split = split_parameters(learned, data.observations)
-    assert not ValueFunction(learned, split, data.observations, Pair()).is_alike_everywhere
-
-
-def test_frozen_parameters_stay() -> None:
+def test_frozen_parameters_stay_and_the_others_are_fitted() -> None:
     model = collected(ACTIONS, critic="gauss_newton")
     model.policy.value_net.requires_grad_(False)
     frozen = snapshot(model.policy.value_net)
@@ -417,7 +292,7 @@ def test_critic_can_be_exchanged_on_load(tmp_path: Any) -> None:
     assert train(loaded)["critic/accepted_steps"] == 3
 
 
-def test_what_is_logged() -> None:
+def test_damping_steps_and_reduction_are_logged() -> None:
     model = make_model(ACTIONS, critic="gauss_newton", critic_kwargs={"n_steps": 4})
     model.learn(2 * 64)
     log = train(model)

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers import ROOT
+
 IP = shutil.which("ip", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"]))
 FIRST, SECOND = f"sb3-trpo-a-{os.getpid()}", f"sb3-trpo-b-{os.getpid()}"
 ADDRESSES = {FIRST: "10.77.0.1", SECOND: "10.77.0.2"}
-PAGE = Path(__file__).parents[2] / "docs" / "distributed.md"
+PAGE = ROOT / "docs" / "distributed.md"
 
 
 def ip(*arguments: str) -> None:

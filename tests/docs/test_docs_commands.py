@@ -12,9 +12,10 @@ from sb3_trpo_fvp.zoo.checks import checked_training_arguments
 from sb3_trpo_fvp.zoo.experiment_manager import register
 from sb3_trpo_fvp.zoo.sweeps.command import check_runs
 from sb3_trpo_fvp.zoo.sweeps.sweep import Sweep
-from tests.zoo.test_compare import written
+from tests.helpers import ROOT
+from tests.helpers.results import finished_run
 
-PAGES = [Path(__file__).parents[2] / "docs" / page for page in ("rl-zoo.md", "sweeps.md")]
+PAGES = [ROOT / "docs" / page for page in ("rl-zoo.md", "sweeps.md")]
 
 
 def blocks(language: str) -> list[str]:
@@ -54,6 +55,6 @@ def test_the_documented_python_runs(
     block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    written(tmp_path / "logs" / "sweeps" / "benchmark" / "run", 4.0, [0.02, 0.04], [1.0, 3.0])
+    finished_run(tmp_path / "logs" / "sweeps" / "benchmark" / "run", 4.0, [0.02, 0.04], [1.0, 3.0])
     exec(compile(block, "documentation", "exec"), {})
     assert capsys.readouterr().out == "trpo Env-v0 0 3.0 0.03\n"

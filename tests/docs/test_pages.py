@@ -12,9 +12,10 @@ from benchmarks.joint_kl import ALGORITHMS, RESULTS, dimensions, measure, table
 from sb3_trpo_fvp import CGStatus, StepStatus
 from sb3_trpo_fvp.critic.fit import CriticStatus
 from sb3_trpo_fvp.distributions import _REGISTERED
+from tests.helpers import ROOT
 from tests.helpers.training import collected, train
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = ROOT / "docs"
 
 
 @pytest.mark.parametrize("page", ["../README.md", "own-distributions.md", "coming-from-sb3-contrib.md", "robustness.md"])
@@ -58,7 +59,7 @@ def test_the_table_of_joint_kls_is_that_of_the_results() -> None:
             assert max(map(max, row["joint_kl"])) <= results["target_kl"] * (1 + 1e-6)
 
 
-def test_the_measurement_of_joint_kls(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_measured_joint_kls_exceed_the_bound_for_sb3_contrib_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.joint_kl.N_STEPS", 128)
     theirs, ours = (measure(algorithm, "8 switches", 0, 2) for algorithm in ALGORITHMS.values())
     assert len(theirs) == len(ours) == 2

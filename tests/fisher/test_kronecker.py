@@ -1,5 +1,8 @@
 """The preconditioner: symmetric, positive definite, close enough to save most products, and never in the way."""
 
+import warnings
+from typing import Any
+
 import numpy as np
 import pytest
 import torch as th
@@ -8,8 +11,11 @@ from stable_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticP
 
 from sb3_trpo_fvp import FisherOperator, fisher_operator
 from sb3_trpo_fvp.linalg.conjugate_gradient import CGStatus, conjugate_gradient
-from tests.conftest import ACTION_SPACES, collect, logged, make_batch, make_model, make_policy, sample_actions
+from tests.helpers.environments import ACTION_SPACES
+from tests.helpers.models import make_batch, make_policy, model_of, sample_actions
+from tests.helpers.training import all_finite, collect, collected, logged, train
 
+BOX = spaces.Box(-1.0, 1.0, (2,))
 PLAIN = ["gaussian", "categorical", "multi_categorical", "bernoulli"]
 KINDS = ["kl_hessian", "gauss_newton", "empirical"]
 
@@ -115,7 +121,7 @@ def test_averaged_halves_are_the_whole() -> None:
     assert th.allclose(pooled(v), whole(v), rtol=1e-8)
 
 
-def test_networks_and_operators_without_one() -> None:
+def test_networks_and_operators_that_it_cannot_serve_have_none() -> None:
     observations, actions = make_batch(make_policy("gaussian"))
     general = make_policy("gaussian", "learned_extractor")
     assert fisher_operator(general, observations, actions).preconditioner(0.1) is None
@@ -151,7 +157,7 @@ def test_updates_without_and_with_it_are_both_accepted(space: str) -> None:
     distribution = {"discrete": "categorical", "multi_discrete": "multi_categorical", "multi_binary": "bernoulli"}[space]
     steps = {}
     for preconditioner in ("kronecker", "none"):
-        model = make_model(distribution, cg_preconditioner=preconditioner, cg_residual_tol=0.01, cg_damping=0.01)
+        model = model_of(distribution, cg_preconditioner=preconditioner, cg_residual_tol=0.01, cg_damping=0.01)
         collect(model)
         model.train()
         assert logged(model)["trust_region/status"] == "accepted"
@@ -161,4 +167,28 @@ def test_updates_without_and_with_it_are_both_accepted(space: str) -> None:
 
 def test_an_unknown_one_is_refused() -> None:
     with pytest.raises(ValueError, match=r"`cg_preconditioner` must be in \{\"kronecker\", \"none\"\}, got 'jacobi'"):
-        make_model("gaussian", cg_preconditioner="jacobi")
+        model_of("gaussian", cg_preconditioner="jacobi")
+
+
+@pytest.mark.parametrize("failure", ["overflow", "no_convergence"])
+def test_a_preconditioner_that_cannot_be_made_is_done_without(failure: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if failure == "no_convergence":
+
+        def eigh(matrix: th.Tensor) -> Any:
+            msg = "the algorithm failed to converge"
+            raise th.linalg.LinAlgError(msg)
+
+        monkeypatch.setattr(th.linalg, "eigh", eigh)
+    logs = []
+    for preconditioner in ("kronecker", "none"):
+        linear = {"net_arch": {"pi": [], "vf": []}}
+        model = collected(BOX, cg_preconditioner=preconditioner, n_critic_updates=0, policy_kwargs=linear)
+        if failure == "overflow":
+            model.rollout_buffer.observations *= 1e12
+            with th.no_grad():
+                model.policy.log_std.fill_(-18.0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            logs.append({key: value for key, value in train(model).items() if "seconds" not in key})
+        assert all_finite(model.policy)
+    assert str(logs[0]) == str(logs[1])  # as text: NaN is not equal to itself

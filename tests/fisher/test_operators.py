@@ -1,16 +1,18 @@
 """Every operator against dense oracles that share no code with it, and the properties of a Fisher matrix."""
 
+import re
+
 import numpy as np
 import pytest
 import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from sb3_trpo_fvp import EmpiricalFisher, FisherOperator, GaussNewton, KLHessian, fisher_operator
-from tests.conftest import ARCHITECTURES, DISTRIBUTIONS, OBSERVATION_DIM, make_batch, make_policy, sample_actions
 from tests.helpers import oracles
+from tests.helpers.environments import OBSERVATION_DIM
+from tests.helpers.models import ARCHITECTURES, DISTRIBUTIONS, make_batch, make_policy, sample_actions
 
 KINDS = ("kl_hessian", "gauss_newton", "empirical")
-
 distributions = pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 architectures = pytest.mark.parametrize("architecture", ARCHITECTURES)
 kinds = pytest.mark.parametrize("kind", KINDS)
@@ -121,7 +123,7 @@ def test_a_subset_of_the_parameters_gives_its_block(kind: str) -> None:
 
 @kinds
 @pytest.mark.parametrize("architecture", ["mlp", "learned_extractor"])
-def test_large_batches_and_one_state(architecture: str, kind: str) -> None:
+def test_one_state_and_a_thousand_repeats_of_it_give_the_same_matrix(architecture: str, kind: str) -> None:
     """The matrix is a mean over states: of one state, and of a thousand repeats of it, it is the same."""
     policy = make_policy("gaussian", architecture)
     observations, actions = make_batch(policy, size=1)
@@ -162,7 +164,7 @@ def test_empirical_has_at_most_the_rank_of_its_samples() -> None:
 @pytest.mark.parametrize(
     ("kind", "cls"), [("kl_hessian", KLHessian), ("gauss_newton", GaussNewton), ("empirical", EmpiricalFisher)]
 )
-def test_operator_names_and_classes(kind: str, cls: type[FisherOperator]) -> None:
+def test_an_operator_is_found_by_its_name_and_by_its_class(kind: str, cls: type[FisherOperator]) -> None:
     policy = make_policy("gaussian")
     observations, actions = make_batch(policy)
     by_name = fisher_operator(policy, observations, actions, kind=kind)
@@ -175,7 +177,7 @@ def test_operator_names_and_classes(kind: str, cls: type[FisherOperator]) -> Non
 @pytest.mark.parametrize(
     ("distribution", "dtype"), [("bernoulli", th.int8), ("multi_categorical", th.int64), ("categorical", th.int64)]
 )
-def test_integer_actions_as_a_buffer_holds_them(distribution: str, dtype: th.dtype) -> None:
+def test_integer_actions_give_what_floats_give(distribution: str, dtype: th.dtype) -> None:
     policy = make_policy(distribution)
     observations, actions = make_batch(policy)
     v = th.randn(fisher_operator(policy, observations).shape[0], dtype=th.float64)
@@ -212,3 +214,43 @@ def test_operator_consumes_no_random_number_and_leaves_the_policy_alone() -> Non
     assert all(th.equal(tensor, before[name]) for name, tensor in policy.state_dict().items())
     assert all(parameter.grad is None for parameter in policy.parameters())
     assert policy.training
+
+
+@pytest.mark.parametrize("kind", ["gauss_newton", "empirical"])
+def test_chunk_size_has_an_interval(kind: str) -> None:
+    policy = make_policy("gaussian")
+    observations, actions = make_batch(policy)
+    with pytest.raises(ValueError, match=r"`chunk_size` must be in \[1, ∞\), got 0"):
+        fisher_operator(policy, observations, actions, kind=kind, chunk_size=0)
+
+
+NAMES = '`fisher` must be one of "kl_hessian", "gauss_newton", "empirical" or a subclass of FisherOperator, got '
+
+
+def test_wrong_arguments_are_named() -> None:
+    policy = make_policy("gaussian")
+    observations, _ = make_batch(policy)
+    with pytest.raises(ValueError, match=re.escape(NAMES + "'hessian'")):
+        fisher_operator(policy, observations, kind="hessian")
+    with pytest.raises(ValueError, match=r"`actions` must be the actions taken in `observations`.*got None"):
+        fisher_operator(policy, observations, kind="empirical")
+    with pytest.raises(ValueError, match="`observations` must hold at least 1 state, got 0"):
+        fisher_operator(policy, observations[:0])
+    with pytest.raises(TypeError, match="unknown_option"):
+        fisher_operator(policy, observations, unknown_option=1)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (1, 5)])
+def test_a_vector_of_the_wrong_shape_is_refused(shape: tuple[int, ...]) -> None:
+    policy = make_policy("gaussian")
+    operator = fisher_operator(policy, make_batch(policy)[0])
+    size = operator.shape[0]
+    with pytest.raises(ValueError, match=re.escape(f"`v` must have shape ({size},), got {shape}")):
+        operator @ th.zeros(shape, dtype=th.float64)
+
+
+def test_actions_for_other_states_are_refused() -> None:
+    policy = make_policy("gaussian")
+    observations, actions = make_batch(policy)
+    with pytest.raises((ValueError, RuntimeError)):
+        fisher_operator(policy, observations, actions[:-1], kind="empirical") @ th.zeros(1)

@@ -39,7 +39,38 @@ def _statistics(policy: ActorCriticPolicy, observations: th.Tensor) -> list[th.T
     return [distribution.probs]
 
 
-def snapshot(policy: ActorCriticPolicy, observations: th.Tensor) -> tuple[str, list[Array]]:
+@th.no_grad()
+def distributions(policy: ActorCriticPolicy, observations: Any) -> list[th.distributions.Distribution]:
+    """The policy's action distribution now, as independent torch distributions in double precision."""
+    policy.set_training_mode(False)
+    inner = policy.get_distribution(observations).distribution
+    copies: list[th.distributions.Distribution] = []
+    for factor in inner if isinstance(inner, list) else [inner]:
+        if isinstance(factor, th.distributions.Normal):
+            copies.append(th.distributions.Normal(factor.loc.double(), factor.scale.double()))
+        else:
+            copies.append(type(factor)(logits=factor.logits.double()))
+    return copies
+
+
+def joint_kl(old: list[th.distributions.Distribution], new: list[th.distributions.Distribution]) -> float:
+    """Mean over the states of KL(old ‖ new), summed over whatever the action consists of."""
+    return float(np.mean(sum(_kl(p, q).reshape(len(_kl(p, q)), -1).sum(1) for p, q in zip(old, new, strict=True))))
+
+
+def _kl(p: Any, q: Any) -> np.ndarray:
+    """By the textbook; torch's own calls a KL infinite where a probability of q underflows, however seldom p goes there."""
+    if isinstance(p, th.distributions.Normal):
+        (m, s), (n, t) = ((d.loc.numpy(), d.scale.numpy()) for d in (p, q))
+        return np.log(t / s) + (s**2 + (m - n) ** 2) / (2 * t**2) - 0.5
+    logits = [d.logits.numpy() for d in (p, q)]
+    if isinstance(p, th.distributions.Bernoulli):
+        logits = [np.stack([z, np.zeros_like(z)], -1) for z in logits]
+    log_p, log_q = (z - np.logaddexp.reduce(z, -1, keepdims=True) for z in logits)
+    return (np.exp(log_p) * (log_p - log_q)).sum(-1)
+
+
+def _values(policy: ActorCriticPolicy, observations: th.Tensor) -> tuple[str, list[Array]]:
     """Means and standard deviations, or probabilities, of a policy as it is now."""
     with th.no_grad():
         distribution = policy.get_distribution(observations).distribution
@@ -49,19 +80,6 @@ def snapshot(policy: ActorCriticPolicy, observations: th.Tensor) -> tuple[str, l
             return "bernoulli", [_numpy(distribution.probs)]
         factors = distribution if isinstance(distribution, list) else [distribution]
         return "categorical", [_numpy(factor.probs) for factor in factors]
-
-
-def joint_kl(old: tuple[str, list[Array]], new: tuple[str, list[Array]]) -> float:
-    """Mean over states of KL(old ‖ new), summed over the factors of the action."""
-    (kind, a), (_, b) = old, new
-    if kind == "normal":
-        (m, s), (m_new, s_new) = a, b
-        kl = np.log(s_new / s) + (s**2 + (m - m_new) ** 2) / (2 * s_new**2) - 0.5
-        return float(kl.sum(1).mean())
-    if kind == "bernoulli":
-        (p,), (q,) = a, b
-        return float((p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))).sum(1).mean())
-    return float(sum((p * np.log(p / q)).sum(1).mean() for p, q in zip(a, b, strict=True)))
 
 
 def jacobians(policy: ActorCriticPolicy, observations: th.Tensor, parameters: Sequence[nn.Parameter]) -> list[Array]:
@@ -88,7 +106,7 @@ def _gradient(number: th.Tensor, parameters: Sequence[nn.Parameter]) -> list[th.
 
 def fisher(policy: ActorCriticPolicy, observations: th.Tensor, parameters: Sequence[nn.Parameter]) -> Array:
     """E_s[Jᵀ M J], state by state: M = diag(1/σ², 2) in (μ, log σ), diag(1/p), or diag(1/(p(1 − p)))."""
-    kind, values = snapshot(policy, observations)
+    kind, values = _values(policy, observations)
     jacobian = jacobians(policy, observations, parameters)
     if kind == "normal":
         weights = [1.0 / values[1] ** 2, np.full_like(values[1], 2.0)]
@@ -108,7 +126,7 @@ def scores(
     policy: ActorCriticPolicy, observations: th.Tensor, actions: th.Tensor, parameters: Sequence[nn.Parameter]
 ) -> Array:
     """∇_θ log π(a|s) of every state, (N, P), from the score of the distribution in its statistics."""
-    kind, values = snapshot(policy, observations)
+    kind, values = _values(policy, observations)
     jacobian = jacobians(policy, observations, parameters)
     a = _numpy(actions)
     if kind == "normal":

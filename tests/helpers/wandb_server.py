@@ -18,7 +18,7 @@ ENTITY = {"id": "e", "name": "somebody"}
 SWEEP = "sweep001"
 
 
-class WandbStub:
+class WandbServer:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.config: dict[str, Any] = {}
@@ -33,7 +33,7 @@ class WandbStub:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
 
-    def __enter__(self) -> "WandbStub":
+    def __enter__(self) -> "WandbServer":
         self.thread.start()
         return self
 
@@ -116,7 +116,7 @@ class WandbStub:
         return {key for row in self.history.get(run_id, []) for key in row}
 
 
-def _handler(stub: WandbStub) -> type[BaseHTTPRequestHandler]:
+def _handler(stub: WandbServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 

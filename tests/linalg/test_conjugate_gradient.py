@@ -110,7 +110,7 @@ def test_scale_of_the_right_hand_side_does_not_matter(exponent: int) -> None:
     assert th.equal(scaled.value, plain.value * factor)
 
 
-def test_absolute_tolerance() -> None:
+def test_absolute_tolerance_ends_the_solve() -> None:
     a, b = matrix_with(np.geomspace(0.1, 10.0, 30)), vector(30)
     solution = conjugate_gradient(lambda v: a @ v, b, max_steps=100, rtol=0.0, atol=0.3)
     assert solution.status is CGStatus.CONVERGED
@@ -127,7 +127,7 @@ def test_zero_right_hand_side_is_not_multiplied() -> None:
     assert solution.residual_norm == solution.quadratic_form == 0.0
 
 
-def test_empty_system() -> None:
+def test_empty_system_has_the_empty_solution() -> None:
     solution = conjugate_gradient(lambda v: v, th.zeros(0), max_steps=5)
     assert solution.status is CGStatus.ZERO_RHS
     assert solution.value.shape == (0,)
@@ -178,7 +178,7 @@ def test_nonfinite_product_returns_the_last_finite_iterate(bad: float, at: int) 
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_nonfinite_right_hand_side(bad: float) -> None:
+def test_nonfinite_right_hand_side_is_named_and_leaves_zero(bad: float) -> None:
     b = vector(5)
     b[2] = bad
     solution = conjugate_gradient(lambda v: v, b, max_steps=5)
@@ -218,6 +218,6 @@ def test_solver_changes_neither_its_arguments_nor_the_random_state() -> None:
         ({"max_steps": 5, "atol": -1.0}, r"`atol`.*\[0, ∞\).*-1\.0"),
     ],
 )
-def test_arguments_outside_their_intervals(arguments: dict[str, float], message: str) -> None:
+def test_arguments_outside_their_intervals_are_named(arguments: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         conjugate_gradient(lambda v: v, th.ones(3), **arguments)  # type: ignore[arg-type]

@@ -1,3 +1,5 @@
+"""``compare``: intervals, what it reads of a run, and its table, figure and numbers."""
+
 import json
 from pathlib import Path
 
@@ -8,7 +10,8 @@ from PIL import Image
 from sb3_trpo_fvp.cli import main
 from sb3_trpo_fvp.zoo.compare import command as compare
 from sb3_trpo_fvp.zoo.compare import summary
-from sb3_trpo_fvp.zoo.results import FINISHED, Result, load_results
+from sb3_trpo_fvp.zoo.results import load_results
+from tests.helpers.results import finished_run
 
 
 def test_the_interval_covers_the_mean_and_is_repeatable() -> None:
@@ -32,29 +35,15 @@ def test_the_interval_of_a_large_sample_is_the_textbooks() -> None:
     assert (float(mean - low), float(high - mean)) == pytest.approx((half, half), rel=0.1)
 
 
-def written(folder: Path, seconds: float, kls: list[float], returns: list[float]) -> Result:
-    """A finished run, as the runner leaves it."""
-    zoo = folder / "trpo" / "Env-v0_1"
-    zoo.mkdir(parents=True)
-    np.savez(zoo / "evaluations.npz", timesteps=np.array([10, 20]), results=np.array([[value, value] for value in returns]))
-    rows = ["time/total_timesteps,time/learn_seconds,trust_region/kl,trust_region/target_kl,trust_region/cg_steps,"]
-    rows[0] += "train/is_line_search_success"
-    rows += [f"{10 * (i + 1)},{seconds * (i + 1) / len(kls)},{kl},0.01,7,1" for i, kl in enumerate(kls)]
-    (zoo / "progress.csv").write_text("\n".join(rows) + "\n")
-    marker = {
-        "variant": "trpo",
-        "parameters": {"env": "Env-v0", "seed": 0},
-        "seconds": seconds,
-        "folder": "trpo/Env-v0_1",
-        "versions": {},
-    }
-    (folder / FINISHED).write_text(json.dumps(marker))
-    return Result.load(folder)
-
-
 def test_what_is_measured_is_what_the_runs_wrote(tmp_path: Path) -> None:
-    theirs = [written(tmp_path / "a", 4.0, [0.02, 0.04], [1.0, 3.0]), written(tmp_path / "b", 6.0, [0.005, 0.04], [2.0, 5.0])]
-    ours = [written(tmp_path / "c", 2.0, [0.01, 0.008], [1.0, 4.0]), written(tmp_path / "d", 2.0, [0.01, 0.009], [0.0, 6.0])]
+    theirs = [
+        finished_run(tmp_path / "a", 4.0, [0.02, 0.04], [1.0, 3.0]),
+        finished_run(tmp_path / "b", 6.0, [0.005, 0.04], [2.0, 5.0]),
+    ]
+    ours = [
+        finished_run(tmp_path / "c", 2.0, [0.01, 0.008], [1.0, 4.0]),
+        finished_run(tmp_path / "d", 2.0, [0.01, 0.009], [0.0, 6.0]),
+    ]
     baseline, mine = summary.summarize("theirs", theirs), summary.summarize("ours", ours)
     assert baseline.final_return.per_seed == (3.0, 5.0)
     assert baseline.joint_kl.per_seed == pytest.approx((0.03, 0.0225))

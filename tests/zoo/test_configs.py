@@ -1,7 +1,6 @@
+"""The configuration files: the same budgets for both algorithms, RL-Zoo's values for the baseline."""
+
 import argparse
-import subprocess
-import sys
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from sb3_trpo_fvp.zoo.sweeps.sweep import Sweep
 FILES = {algo: yaml.safe_load(Path(str(default_config(algo))).read_text()) for algo in ("trpo", "trpo_fvp")}
 ENVIRONMENTS = [env for env in FILES["trpo"] if env != "default"]
 SHARED = ("n_timesteps", "n_envs", "normalize", "env_wrapper", "policy")
-ROOT = Path(__file__).parents[2]
 
 
 def test_both_files_cover_the_same_environments_on_the_same_budget() -> None:
@@ -65,22 +63,6 @@ def test_files_are_found_by_name_and_by_path(tmp_path: Path) -> None:
     assert find_config("sweeps/benchmark.yaml") == str(config_folder() / "sweeps" / "benchmark.yaml")
     assert find_config("nothing.yml") is None
     assert default_config("ppo") is None
-
-
-def test_the_wheel_brings_the_files_and_finds_them(tmp_path: Path) -> None:
-    build = "import sys; from hatchling.build import build_wheel; build_wheel(sys.argv[1])"
-    subprocess.run([sys.executable, "-c", build, str(tmp_path)], cwd=ROOT, check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("*.whl")
-    installed = tmp_path / "installed"
-    zipfile.ZipFile(wheel).extractall(installed)
-    # The module alone: what it finds depends on where it lies and on nothing else.
-    find = f"import runpy; m = runpy.run_path({str(installed / 'sb3_trpo_fvp/zoo/configs.py')!r}); print(m['config_folder']())"
-    found = subprocess.run(
-        [sys.executable, "-c", find], cwd=tmp_path, check=True, capture_output=True, text=True
-    ).stdout.strip()
-    assert found == str(installed / "sb3_trpo_fvp" / "zoo_configs")
-    packaged = {path.relative_to(found) for path in Path(found).rglob("*.y*ml")}
-    assert packaged == {path.relative_to(config_folder()) for path in config_folder().rglob("*.y*ml")}
 
 
 def test_the_ppo_of_the_reference_benchmark_is_rl_zoos() -> None:

@@ -25,9 +25,9 @@ from sb3_trpo_fvp.zoo.results import FINISHED, Result, load_results
 from sb3_trpo_fvp.zoo.sweeps.command import check_runs
 from sb3_trpo_fvp.zoo.sweeps.runner import Runner
 from sb3_trpo_fvp.zoo.sweeps.sweep import METRIC, Run, Sweep
-from tests.helpers.wandb_server import ENTITY, SWEEP, WandbStub
+from tests.helpers import ROOT
+from tests.helpers.wandb_server import ENTITY, SWEEP, WandbServer
 
-ROOT = Path(__file__).parents[2]
 FILES = sorted((config_folder() / "sweeps").glob("*.yaml"))
 TINY = {
     "env": "CartPole-v1",
@@ -254,7 +254,7 @@ def _wait_for(condition: Any, process: subprocess.Popen[str]) -> None:
 def test_two_agents_work_through_a_sweep(tmp_path: Path) -> None:
     variants = ["trpo", "trpo_fvp fisher=gauss_newton"]
     file = tiny_sweep(tmp_path, algo=variants)
-    with WandbStub() as stub:
+    with WandbServer() as stub:
         server = environment(
             WANDB_BASE_URL=stub.url,
             WANDB_API_KEY="0" * 40,
@@ -289,7 +289,7 @@ def test_two_agents_work_through_a_sweep(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_wandb_takes_every_sweep_file(file: Path, tmp_path: Path) -> None:
-    with WandbStub() as stub:
+    with WandbServer() as stub:
         server = environment(
             WANDB_BASE_URL=stub.url, WANDB_API_KEY="0" * 40, WANDB_ERROR_REPORTING="false", HOME=str(tmp_path)
         )

@@ -16,7 +16,7 @@ import yaml
 from sb3_trpo_fvp import TRPO
 from sb3_trpo_fvp.cli import main
 from sb3_trpo_fvp.zoo.results import Result
-from sb3_trpo_fvp.zoo.search_space import convert_trpo_fvp_params, sample_trpo_fvp_params
+from tests.helpers import ROOT
 
 SHORT = ["-n", "128", "--eval-freq", "64", "--eval-episodes", "1", "--seed", "0", "--device", "cpu"]
 SMALL = ["-params", "n_steps:32", "batch_size:32"]
@@ -104,20 +104,6 @@ def test_the_run_keeps_every_update_and_its_time(folder: Path) -> None:
     assert result.logged("no/such_key")[1].size == 0
 
 
-def test_the_search_space_gives_arguments_of_trpo() -> None:
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    drawn: dict[str, set[object]] = {"fisher": set(), "fisher_sub_sampling_factor": set()}
-    for _ in range(30):
-        trial = study.ask()
-        hyperparams = sample_trpo_fvp_params(trial, 1, 1, {})
-        assert hyperparams == convert_trpo_fvp_params(trial.params)  # what `--trial-id` loads is what the trial ran
-        for name in drawn:
-            drawn[name].add(hyperparams[name])
-        assert {"target_kl", "cg_damping", "cg_residual_tol", "cg_max_steps"} <= hyperparams.keys()
-        TRPO("MlpPolicy", "CartPole-v1", device="cpu", **{**hyperparams, "n_steps": 512, "batch_size": 64})
-    assert drawn == {"fisher": {"gauss_newton", "kl_hessian", "empirical"}, "fisher_sub_sampling_factor": {1, 2, 4}}
-
-
 def test_workers_share_a_study_that_goes_on(folder: Path) -> None:
     search = [
         "optimize",
@@ -133,7 +119,7 @@ def test_workers_share_a_study_that_goes_on(folder: Path) -> None:
         "1",
     ]
     command = [sys.executable, "-m", "sb3_trpo_fvp", *search, "--no-optim-plots", "--device", "cpu"]
-    root = str(Path(__file__).parents[2])
+    root = str(ROOT)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
     # These seeds draw the shortest rollouts.
     workers = [subprocess.Popen([*command, "--seed", seed], env=environment, stdout=subprocess.DEVNULL) for seed in ("7", "9")]
