@@ -1,3 +1,5 @@
+"""The command: its help, its exit codes, and a sentence for every slip."""
+
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +22,7 @@ def test_help_lists_every_command_on_one_line(capsys: pytest.CaptureFixture[str]
     assert main([]) == 0
 
 
-def test_version_and_configs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_and_configs_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert main(["configs"]) == 0
     assert capsys.readouterr().out.splitlines() == [f"sb3-trpo-fvp {__version__}", str(config_folder())]

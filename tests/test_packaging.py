@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from sb3_trpo_fvp.zoo.configs import config_folder
+from tests.helpers import ROOT
 
 PROGRAM = """
 import json, sys
@@ -69,3 +70,16 @@ def test_wheel_works_from_another_directory(wheel: Path, tmp_path: Path) -> None
     assert (elsewhere / "model.zip").exists()
     help_text = subprocess.run([sys.executable, "-m", "sb3_trpo_fvp", "--help"], **run).stdout
     assert "train" in help_text
+
+
+def test_wheel_finds_its_configurations_where_it_is_installed(wheel: Path, tmp_path: Path) -> None:
+    installed = tmp_path / "installed"
+    zipfile.ZipFile(wheel).extractall(installed)
+    # The module alone: what it finds depends on where it lies and on nothing else.
+    find = f"import runpy; m = runpy.run_path({str(installed / 'sb3_trpo_fvp/zoo/configs.py')!r}); print(m['config_folder']())"
+    found = subprocess.run(
+        [sys.executable, "-c", find], cwd=tmp_path, check=True, capture_output=True, text=True
+    ).stdout.strip()
+    assert found == str(installed / "sb3_trpo_fvp" / "zoo_configs")
+    packaged = {path.relative_to(found) for path in Path(found).rglob("*.y*ml")}
+    assert packaged == {path.relative_to(config_folder()) for path in config_folder().rglob("*.y*ml")}

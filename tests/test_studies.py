@@ -17,7 +17,7 @@ from sb3_trpo_fvp.zoo.configs import default_config
 from sb3_trpo_fvp.zoo.experiment_manager import register
 from sb3_trpo_fvp.zoo.sweeps.command import check_runs
 from sb3_trpo_fvp.zoo.sweeps.sweep import Run
-from tests.conftest import make_batch, make_policy
+from tests.helpers.models import make_batch, make_policy
 
 PAGE = screening.PAGE.read_text(encoding="utf-8")
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch as th
 
-from sb3_trpo_fvp import TRPO, FisherOperator
-from sb3_trpo_fvp.trust_region import StepStatus
-from tests import oracles
-from tests.conftest import DISTRIBUTIONS, collect, logged, make_model, parameters_of, rollout_of, scatter
+from sb3_trpo_fvp import TRPO, FisherOperator, StepStatus
+from tests.helpers import oracles
+from tests.helpers.models import DISTRIBUTIONS, model_of, scatter
+from tests.helpers.training import collect, logged, parameters_of, states_actions_advantages
 
 distributions = pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 architectures = pytest.mark.parametrize("architecture", ["mlp", "learned_extractor"])
@@ -31,7 +31,7 @@ def step_of(model: TRPO, before: dict[str, th.Tensor], names: list[str]) -> np.n
 def exact_model(distribution: str, architecture: str = "mlp", **kwargs: object) -> TRPO:
     """Double precision, a scattered policy, conjugate gradients to the end, no critic."""
     arguments = {"n_critic_updates": 0, "cg_max_steps": 300, "cg_residual_tol": 1e-10, "normalize_advantage": False}
-    model = make_model(distribution, architecture, dtype=th.float64, n_steps=8, batch_size=16, **(arguments | kwargs))
+    model = model_of(distribution, architecture, dtype=th.float64, n_steps=8, batch_size=16, **(arguments | kwargs))
     th.manual_seed(5)
     scatter(model.policy)
     return model
@@ -45,7 +45,7 @@ def test_step_is_the_textbook_formula(distribution: str, architecture: str, fish
     damping, delta = 0.05, 0.003
     model = exact_model(distribution, architecture, fisher=fisher, cg_damping=damping, target_kl=delta)
     collect(model)
-    observations, actions, advantages = rollout_of(model)
+    observations, actions, advantages = states_actions_advantages(model)
     named = oracles.actor_parameters(model.policy)
     names, parameters = list(named), list(named.values())
     scores = oracles.scores(model.policy, observations, actions, parameters)
@@ -68,7 +68,7 @@ def test_quadratic_kl_of_the_full_step_is_delta(distribution: str) -> None:
     delta = 0.01
     model = exact_model(distribution, target_kl=delta, cg_residual_tol=0.05, cg_max_steps=10)
     collect(model)
-    observations, _, _ = rollout_of(model)
+    observations, _, _ = states_actions_advantages(model)
     named = oracles.actor_parameters(model.policy)
     h = oracles.fisher(model.policy, observations, list(named.values()))
     before = parameters_of(model)
@@ -85,7 +85,7 @@ def test_quadratic_kl_is_delta_for_any_damping(damping: float, damped_beta: bool
     kwargs = {"target_kl": delta, "cg_damping": damping, "cg_residual_tol": 0.05, "cg_max_steps": 10}
     model = exact_model("gaussian", damped_beta=damped_beta, **kwargs)
     collect(model)
-    observations, _, _ = rollout_of(model)
+    observations, _, _ = states_actions_advantages(model)
     named = oracles.actor_parameters(model.policy)
     h = oracles.fisher(model.policy, observations, list(named.values()))
     before = parameters_of(model)
@@ -99,14 +99,14 @@ def test_quadratic_kl_is_delta_for_any_damping(damping: float, damped_beta: bool
 @architectures
 @distributions
 def test_true_joint_kl_of_the_accepted_step_is_within_delta(distribution: str, architecture: str, delta: float) -> None:
-    model = make_model(distribution, architecture, target_kl=delta, n_critic_updates=0)
+    model = model_of(distribution, architecture, target_kl=delta, n_critic_updates=0)
     for _ in range(2):
         collect(model)
-        observations, _, _ = rollout_of(model)
-        old = oracles.snapshot(model.policy, observations)
+        observations, _, _ = states_actions_advantages(model)
+        old = oracles.distributions(model.policy, observations)
         model.train()
         log = logged(model)
-        kl = oracles.joint_kl(old, oracles.snapshot(model.policy, observations))
+        kl = oracles.joint_kl(old, oracles.distributions(model.policy, observations))
         assert log["trust_region/status"] == "accepted"
         assert 0.3 * delta < kl <= delta * (1 + 1e-4)
         assert log["trust_region/kl"] == pytest.approx(kl, rel=1e-3)
@@ -116,12 +116,12 @@ def test_true_joint_kl_of_the_accepted_step_is_within_delta(distribution: str, a
 @pytest.mark.parametrize(("distribution", "factors"), [("gaussian", 3), ("gsde", 3), ("bernoulli", 3), ("categorical", 1)])
 def test_mean_reduction_bounds_the_average_over_action_dimensions(distribution: str, factors: int) -> None:
     delta = 0.01
-    model = make_model(distribution, target_kl=delta, kl_reduction="mean", n_critic_updates=0)
+    model = model_of(distribution, target_kl=delta, kl_reduction="mean", n_critic_updates=0)
     collect(model)
-    observations, _, _ = rollout_of(model)
-    old = oracles.snapshot(model.policy, observations)
+    observations, _, _ = states_actions_advantages(model)
+    old = oracles.distributions(model.policy, observations)
     model.train()
-    kl = oracles.joint_kl(old, oracles.snapshot(model.policy, observations))
+    kl = oracles.joint_kl(old, oracles.distributions(model.policy, observations))
     assert 0.5 * factors * delta < kl <= factors * delta * (1 + 1e-4)
     assert logged(model)["train/kl_divergence_loss"] == pytest.approx(kl / factors, rel=1e-3)
     assert logged(model)["trust_region/kl"] == pytest.approx(kl, rel=1e-3)
@@ -132,7 +132,7 @@ def test_mean_reduction_bounds_the_average_over_action_dimensions(distribution: 
 def test_logged_numbers_are_those_of_the_step(distribution: str, architecture: str) -> None:
     model = exact_model(distribution, architecture, target_kl=0.01)
     collect(model)
-    observations, actions, advantages = rollout_of(model)
+    observations, actions, advantages = states_actions_advantages(model)
     old_log_prob = log_prob_of(model, observations, actions)
     named = oracles.actor_parameters(model.policy)
     g = advantages.double().numpy() @ oracles.scores(model.policy, observations, actions, list(named.values()))
@@ -160,7 +160,7 @@ def log_prob_of(model: TRPO, observations: th.Tensor, actions: th.Tensor) -> np.
 
 
 def test_entropy_is_that_of_the_new_policy() -> None:
-    model = make_model("gaussian", n_critic_updates=0)
+    model = model_of("gaussian", n_critic_updates=0)
     collect(model)
     model.train()
     log_std = model.policy.log_std.detach().double()
@@ -172,7 +172,7 @@ def test_entropy_is_that_of_the_new_policy() -> None:
 @architectures
 @distributions
 def test_refused_step_restores_the_actor_bit_for_bit(distribution: str, architecture: str) -> None:
-    model = make_model(distribution, architecture, fisher=Tiny, cg_damping=0.0, line_search_max_iter=3, n_critic_updates=0)
+    model = model_of(distribution, architecture, fisher=Tiny, cg_damping=0.0, line_search_max_iter=3, n_critic_updates=0)
     scatter(model.policy)
     collect(model)
     before = parameters_of(model)
@@ -196,7 +196,7 @@ def test_backtracking_shortens_the_step_until_the_kl_holds(architecture: str) ->
         def matvec(self, v: th.Tensor) -> th.Tensor:
             return 1e-2 * v
 
-    model = make_model(
+    model = model_of(
         "gaussian",
         architecture,
         fisher=TooSmall,
@@ -207,21 +207,21 @@ def test_backtracking_shortens_the_step_until_the_kl_holds(architecture: str) ->
     )
     scatter(model.policy)
     collect(model)
-    observations, actions, advantages = rollout_of(model)
+    observations, actions, advantages = states_actions_advantages(model)
     named = oracles.actor_parameters(model.policy)
-    before, old = parameters_of(model), oracles.snapshot(model.policy, observations)
+    before, old = parameters_of(model), oracles.distributions(model.policy, observations)
     old_log_prob = log_prob_of(model, observations, actions)
     model.train()
     log = logged(model)
     backtracks = int(log["trust_region/backtracks"])
     assert backtracks >= 1
     assert log["trust_region/step_fraction"] == 0.5**backtracks
-    assert oracles.joint_kl(old, oracles.snapshot(model.policy, observations)) <= 0.01
+    assert oracles.joint_kl(old, oracles.distributions(model.policy, observations)) <= 0.01
     # The step tried before, twice as long, was refused for a reason.
     with th.no_grad():
         for name, parameter in named.items():
             parameter.copy_(before[name] + 2.0 * (parameter - before[name]))
-    too_far = oracles.joint_kl(old, oracles.snapshot(model.policy, observations)) > 0.01
+    too_far = oracles.joint_kl(old, oracles.distributions(model.policy, observations)) > 0.01
     a = advantages.double().numpy()
     a = (a - a.mean()) / a.std(ddof=1)
     no_better = np.mean(a * np.expm1(log_prob_of(model, observations, actions) - old_log_prob)) <= 0
@@ -231,7 +231,7 @@ def test_backtracking_shortens_the_step_until_the_kl_holds(architecture: str) ->
 @architectures
 @distributions
 def test_equal_advantages_move_nothing(distribution: str, architecture: str) -> None:
-    model = make_model(distribution, architecture, n_critic_updates=0)
+    model = model_of(distribution, architecture, n_critic_updates=0)
     collect(model)
     model.rollout_buffer.advantages[:] = 3.7
     before = parameters_of(model)
@@ -256,7 +256,7 @@ def test_normalised_advantages_do_not_depend_on_scale_and_shift() -> None:
 @architectures
 @distributions
 def test_actor_step_consumes_no_random_number(distribution: str, architecture: str, fisher: str) -> None:
-    model = make_model(distribution, architecture, fisher=fisher, n_critic_updates=0)
+    model = model_of(distribution, architecture, fisher=fisher, n_critic_updates=0)
     collect(model)
     states = th.get_rng_state(), np.random.get_state(), random.getstate()
     model.train()
@@ -266,33 +266,8 @@ def test_actor_step_consumes_no_random_number(distribution: str, architecture: s
     assert random.getstate() == states[2]
 
 
-@pytest.mark.parametrize("fisher", ["gauss_newton", "kl_hessian", "empirical"])
-@distributions
-def test_same_seed_same_result(distribution: str, fisher: str) -> None:
-    first, second, other = (parameters_of(make_model(distribution, fisher=fisher, seed=seed).learn(256)) for seed in (7, 7, 8))
-    assert all(th.equal(tensor, second[name]) for name, tensor in first.items())
-    assert not all(th.equal(tensor, other[name]) for name, tensor in first.items())
-
-
-@architectures
-@distributions
-def test_critic_fit_never_touches_what_the_actor_uses(distribution: str, architecture: str) -> None:
-    """With equal advantages the actor stands still, so that whatever moves was moved by the critic."""
-    model = make_model(distribution, architecture, n_critic_updates=3)
-    collect(model)
-    observations, _, _ = rollout_of(model)
-    model.rollout_buffer.advantages[:] = 1.0
-    actor = oracles.actor_parameters(model.policy)
-    before, old = parameters_of(model), oracles.snapshot(model.policy, observations)
-    model.train()
-    after = parameters_of(model)
-    moved = {name for name in after if not th.equal(after[name], before[name])}
-    assert moved == set(after) - set(actor)
-    assert oracles.joint_kl(old, oracles.snapshot(model.policy, observations)) == 0.0
-
-
 def test_actor_step_never_touches_the_critic() -> None:
-    model = make_model("gaussian", n_critic_updates=0)
+    model = model_of("gaussian", n_critic_updates=0)
     collect(model)
     actor = oracles.actor_parameters(model.policy)
     before = parameters_of(model)
@@ -301,25 +276,5 @@ def test_actor_step_never_touches_the_critic() -> None:
     assert {name for name in after if not th.equal(after[name], before[name])} == set(actor)
 
 
-def test_critic_fit_is_epochs_of_adam_on_the_squared_error() -> None:
-    """A minibatch of the whole rollout makes the order of its states irrelevant."""
-    model = make_model("gaussian", dtype=th.float64, n_steps=32, batch_size=64, n_critic_updates=7, learning_rate=3e-3)
-    collect(model)
-    observations, _, _ = rollout_of(model)
-    returns = th.as_tensor(model.rollout_buffer.swap_and_flatten(model.rollout_buffer.returns)).flatten().double()
-    net = [model.policy.mlp_extractor.value_net, model.policy.value_net]
-    copies = [[parameter.detach().clone().requires_grad_() for parameter in part.parameters()] for part in net]
-    w1, b1, w2, b2 = (parameter for part in copies for parameter in part)
-    adam = th.optim.Adam([w1, b1, w2, b2], lr=3e-3, eps=1e-5)
-    losses = []
-    for _ in range(7):
-        values = th.tanh(observations.double() @ w1.T + b1) @ w2.T + b2
-        loss = (returns - values.flatten()).square().mean()
-        adam.zero_grad()
-        loss.backward()
-        adam.step()
-        losses.append(loss.item())
-    model.train()
-    for parameter, expected in zip((p for part in net for p in part.parameters()), (w1, b1, w2, b2), strict=True):
-        th.testing.assert_close(parameter.detach(), expected.detach(), rtol=1e-9, atol=1e-12)
-    assert logged(model)["train/value_loss"] == pytest.approx(np.mean(losses), rel=1e-5)
+def test_statuses_have_distinct_codes() -> None:
+    assert len({status.value for status in StepStatus}) == len(StepStatus)

@@ -14,6 +14,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_trpo_fvp import TRPO
-from tests.rollouts import DICT, IMAGE, make_model
+from tests.helpers.environments import DICT, IMAGE
+from tests.helpers.models import make_model
 
 BOX, DISCRETE = spaces.Box(-1.0, 1.0, (3,)), spaces.Discrete(4)
 FRAMES = spaces.Box(0, 255, (3, 36, 36), np.uint8)
@@ -139,23 +141,28 @@ def traces() -> dict[str, Any]:
 
 
 def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """A sentence for each run that is not the same."""
+    """A sentence for each run that is not the same; a run of several ranks is a list of digests for each of them."""
     found = []
-    for name in before:
-        if after.get(name) == before[name]:
-            continue
-        pairs = list(zip(before[name], after.get(name, []), strict=False))
-        first = next((update for update, (old, new) in enumerate(pairs) if old != new), len(pairs))
-        found.append(f"{name}: differs from update {first} on")
+    for name in before | after:
+        if name not in after:
+            found.append(f"{name}: is not recorded any more")
+        elif name not in before:
+            found.append(f"{name}: was not recorded before")
+        elif before[name] != after[name]:
+            old, new = (
+                list(zip_longest(*run)) if run and isinstance(run[0], list) else run for run in (before[name], after[name])
+            )
+            first = next(update for update, (one, other) in enumerate(zip_longest(old, new)) if one != other)
+            found.append(f"{name}: differs from update {first} on")
     return found
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Record or compare."""
     parser = argparse.ArgumentParser(prog="python -m tests.helpers.traces", description=__doc__)
     parser.add_argument("verb", choices=["record", "compare"])
     parser.add_argument("file", type=Path)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     found = traces()
     if options.verb == "record":
         options.file.write_text(json.dumps(found, indent=1) + "\n")
