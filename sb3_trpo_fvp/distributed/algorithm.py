@@ -1,10 +1,7 @@
 """An on-policy algorithm of Stable-Baselines3 whose rollouts are shared out among ranks."""
 
 import io
-import os
-import pathlib
 from collections import deque
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
@@ -159,32 +156,6 @@ class DataParallelAlgorithm(OnPolicyAlgorithm):
         self.logger.record("distributed/world_size", comm.world_size)
         for key, value in comm.spent().items():
             self.logger.record(f"distributed/{key}", value)
-
-    def save(
-        self,
-        path: str | pathlib.Path | io.BufferedIOBase,
-        exclude: Iterable[str] | None = None,
-        include: Iterable[str] | None = None,
-    ) -> None:
-        """
-        Save, see ``BaseAlgorithm.save``; on rank 0 only. A file is written beside and then moved into its place: a run
-        that is stopped meanwhile leaves the last checkpoint as it was.
-
-        :param path: path to the file where the model should be saved
-        :param exclude: name of parameters that should be excluded in addition to the default ones
-        :param include: name of parameters that might be excluded but should be included anyway
-        """
-        if communicator().rank > 0:
-            return
-        if not isinstance(path, (str, pathlib.Path)):
-            super().save(path, exclude, include)
-            return
-        target = pathlib.Path(path)
-        if target.suffix == "":
-            target = pathlib.Path(f"{target}.zip")
-        partial = target.with_name(f"{target.name}.partial")
-        super().save(partial, exclude, include)
-        os.replace(partial, target)
 
     def _take_over_from_rank_0(self, comm: Communicator) -> None:
         """Begin with rank 0's parameters, optimizer state, running statistics and what :attr:`_taken_over` names."""

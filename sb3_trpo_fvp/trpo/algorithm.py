@@ -1,6 +1,9 @@
 """TRPO as a Stable-Baselines3 algorithm."""
 
+import io
+import pathlib
 import time
+from collections.abc import Iterable
 from typing import Any, ClassVar, Literal, TypeVar
 
 import torch as th
@@ -9,14 +12,13 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, RolloutBufferSamples, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_trpo_fvp.critic.adam import AdamCritic
 from sb3_trpo_fvp.critic.fit import CriticFit, fit_critic
 from sb3_trpo_fvp.critic.gauss_newton import GaussNewtonCritic
 from sb3_trpo_fvp.distributed import Communicator, communicator
-from sb3_trpo_fvp.distributed.algorithm import DataParallelAlgorithm
 from sb3_trpo_fvp.distributions import without_validation
 from sb3_trpo_fvp.fisher import FisherOperator, fisher_class
 from sb3_trpo_fvp.linalg.status import Status
@@ -33,17 +35,18 @@ from sb3_trpo_fvp.policies import (
 from sb3_trpo_fvp.rollouts.advantages import normalize
 from sb3_trpo_fvp.rollouts.buffer import whole_rollout
 from sb3_trpo_fvp.rollouts.collect import collect
-from sb3_trpo_fvp.rollouts.history import Rollout, RolloutHistory
-from sb3_trpo_fvp.rollouts.reuse import Batch, ReuseStats, SampleReuse
+from sb3_trpo_fvp.rollouts.reuse import Batch
 from sb3_trpo_fvp.rollouts.sampler import numpy_sampler
 from sb3_trpo_fvp.trpo.arguments import check_arguments
 from sb3_trpo_fvp.trpo.log import record_update, warn_of
+from sb3_trpo_fvp.trpo.sample_reuse import SampleReusingAlgorithm
+from sb3_trpo_fvp.trpo.saving import replacing
 from sb3_trpo_fvp.trust_region import SurrogateProblem, TrustRegionStats, trust_region_step
 
 SelfTRPO = TypeVar("SelfTRPO", bound="TRPO")
 
 
-class TRPO(DataParallelAlgorithm, OnPolicyAlgorithm):
+class TRPO(SampleReusingAlgorithm, OnPolicyAlgorithm):
     """
     Trust Region Policy Optimization with a swappable Fisher-vector product.
 
@@ -114,7 +117,7 @@ class TRPO(DataParallelAlgorithm, OnPolicyAlgorithm):
         "MultiInputPolicy": MultiInputPolicy,
     }
 
-    _taken_over: ClassVar[tuple[str, ...]] = (*DataParallelAlgorithm._taken_over, "critic_state")
+    _taken_over: ClassVar[tuple[str, ...]] = (*SampleReusingAlgorithm._taken_over, "critic_state")
 
     def __init__(
         self,
@@ -212,7 +215,6 @@ class TRPO(DataParallelAlgorithm, OnPolicyAlgorithm):
         # Here and not in the constructor: load() sets what was saved, or what its caller asks for, in between.
         check_arguments(self)
         super()._setup_model()
-        self.rollout_history = RolloutHistory(self.sample_reuse - 1)
 
     def _collect(self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int) -> bool:
         """
@@ -254,22 +256,6 @@ class TRPO(DataParallelAlgorithm, OnPolicyAlgorithm):
         self._warn_once(step.status, "actor")
         self._warn_once(fit.status, "critic")
         self._end_update()
-
-    def _pool(self, newest: RolloutBufferSamples, comm: Communicator) -> tuple[Batch, ReuseStats]:
-        """Put the newest rollout and the older ones together, these weighed by how the present policy would act."""
-        reuse = SampleReuse(**self.sample_reuse_kwargs)
-        older = self.rollout_history.rollouts
-        return reuse.pool(newest, older, self.policy, gamma=self.gamma, gae_lambda=self.gae_lambda, comm=comm)
-
-    def _keep_rollout(self, comm: Communicator) -> None:
-        """Keep the newest rollout for the next updates, unless something in it is not finite."""
-        if self.sample_reuse == 1:
-            return
-        assert self._last_obs is not None
-        assert self._last_episode_starts is not None
-        rollout = Rollout.of(self.rollout_buffer, self._last_obs, self._last_episode_starts)
-        if comm.all(rollout.is_finite):  # ranks have as many rollouts as each other
-            self.rollout_history.add(rollout)
 
     def _actor_step(self, batch: Batch, split: ParameterSplit, comm: Communicator) -> TrustRegionStats:
         """Take one trust-region step on the surrogate; the critic's parameters are not looked at."""
@@ -344,6 +330,8 @@ class TRPO(DataParallelAlgorithm, OnPolicyAlgorithm):
         :return: the trained model
         """
         self._warned = set()
+        if not reset_num_timesteps:
+            self._warn_of_missing_rollouts()
         return super().learn(
             total_timesteps=total_timesteps,
             callback=callback,
@@ -353,5 +341,26 @@ class TRPO(DataParallelAlgorithm, OnPolicyAlgorithm):
             progress_bar=progress_bar,
         )
 
+    def save(
+        self,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """
+        Save, see ``BaseAlgorithm.save``; on rank 0 only. A run that is stopped meanwhile leaves the last file as it was.
+
+        :param path: path to the file where the model should be saved
+        :param exclude: name of parameters that should be excluded in addition to the default ones
+        :param include: name of parameters that might be excluded but should be included anyway
+        """
+        if communicator().rank > 0:
+            return
+        if not isinstance(path, (str, pathlib.Path)):
+            super().save(path, exclude, include)
+            return
+        with replacing(path if pathlib.Path(path).suffix else f"{path}.zip") as partial:
+            super().save(partial, exclude, include)
+
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_warned", "rollout_history"]
+        return [*super()._excluded_save_params(), "_warned"]
