@@ -45,6 +45,9 @@ from sb3_trpo_fvp.trust_region import SurrogateProblem, TrustRegionStats, trust_
 
 SelfTRPO = TypeVar("SelfTRPO", bound="TRPO")
 
+_DEFAULTS_OF_ADAM = (1e-3, 128, 10)
+"""Of ``learning_rate``, ``batch_size`` and ``n_critic_updates``: whoever sets another means the Adam critic."""
+
 
 class TRPO(SampleReusingAlgorithm, OnPolicyAlgorithm):
     """
@@ -53,7 +56,8 @@ class TRPO(SampleReusingAlgorithm, OnPolicyAlgorithm):
     Paper: https://arxiv.org/abs/1502.05477. Arguments up to ``_init_setup_model`` are those of sb3-contrib's TRPO, in
     its order and with its meaning, but for the KL: here it is that of the joint action, old policy first, and β uses
     the undamped curvature. ``kl_reduction="mean"`` gives sb3-contrib's average over action dimensions back. Defaults are
-    its own, but for ``target_kl`` and ``cg_damping``, which are in units of that KL.
+    its own, but for ``target_kl`` and ``cg_damping``, which are in units of that KL, and ``n_steps``: four updates learn from
+    each state (``sample_reuse``).
 
     Inside an initialised ``torch.distributed`` process group, the ranks train one policy together: ``n_steps``, the
     environments and ``batch_size`` are those of one rank, ``total_timesteps`` is that of all.
@@ -61,7 +65,8 @@ class TRPO(SampleReusingAlgorithm, OnPolicyAlgorithm):
     :param policy: The policy model to use (MlpPolicy, CnnPolicy, MultiInputPolicy or an own class)
     :param env: The environment to learn from (if registered in Gym, can be str)
     :param learning_rate: The learning rate of the Adam critic, a float or a function of the remaining progress (1 to 0)
-    :param n_steps: Steps in each environment per update: the rollout holds n_steps * n_envs states
+    :param n_steps: Steps in each environment per update: a rollout holds n_steps * n_envs states, and an update is made from
+        the last ``sample_reuse`` rollouts
     :param batch_size: Minibatch size of the Adam critic
     :param gamma: Discount factor
     :param cg_max_steps: Most conjugate-gradient steps per update, at least 1
@@ -77,7 +82,7 @@ class TRPO(SampleReusingAlgorithm, OnPolicyAlgorithm):
     :param rollout_buffer_kwargs: Keyword arguments to pass to the rollout buffer on creation
     :param normalize_advantage: Whether to normalize the advantages
     :param target_kl: δ > 0, the bound on the mean KL(old ‖ new) of an update, in nats. sb3-contrib's 0.01 is an
-        average over action dimensions; 0.05 is of the joint KL, chosen by runs at the default damping (docs/benchmarks.md)
+        average over action dimensions; 0.0125 is of the joint KL, for four updates from each state (docs/sample-reuse.md)
     :param sub_sampling_factor: Do the whole actor step on every n-th state of the rollout only
     :param stats_window_size: Window size for the rollout logging, in episodes
     :param tensorboard_log: the log location for tensorboard (if None, no logging)
@@ -100,9 +105,10 @@ class TRPO(SampleReusingAlgorithm, OnPolicyAlgorithm):
     :param kl_estimator: Which KL the line search holds against the bound: ``"analytic"``, or ``"monte_carlo"`` over the
         rollout's own actions, for policies that know only ``log_prob``
     :param damped_beta: Hold sᵀ(H + λI)s against δ in β, as sb3-contrib does, and so step shorter than δ allows; False: sᵀHs
-    :param critic: How the value function is fitted: ``"adam"``, minibatches with the policy's optimizer as in sb3-contrib,
-        or ``"gauss_newton"``, a few damped Gauss-Newton steps on the whole rollout, which uses neither the optimizer nor
-        ``learning_rate``, ``batch_size`` and ``n_critic_updates``
+    :param critic: How the value function is fitted: ``"gauss_newton"``, a few damped Gauss-Newton steps on all states of the
+        update, whatever the scale of the returns, or ``"adam"``, minibatches with the policy's optimizer as in sb3-contrib.
+        ``None``: ``"adam"`` if one of its arguments, ``learning_rate``, ``batch_size`` and ``n_critic_updates``, is not at its
+        default, else ``"gauss_newton"``, which uses none of them
     :param critic_kwargs: Keyword arguments of :class:`~sb3_trpo_fvp.critic.gauss_newton.GaussNewtonCritic`
     :param sample_reuse: M ≥ 1, from how many of the last rollouts an update learns at most, the newest included (Queeney et
         al., 2022). Older ones are weighed by the ratio of the present policy's probabilities to those of the policy that
@@ -124,7 +130,7 @@ class TRPO(SampleReusingAlgorithm, OnPolicyAlgorithm):
         policy: str | type[ActorCriticPolicy],
         env: GymEnv | str,
         learning_rate: float | Schedule = 1e-3,
-        n_steps: int = 2048,
+        n_steps: int = 512,
         batch_size: int = 128,
         gamma: float = 0.99,
         cg_max_steps: int = 15,
@@ -138,7 +144,7 @@ class TRPO(SampleReusingAlgorithm, OnPolicyAlgorithm):
         rollout_buffer_class: type[RolloutBuffer] | None = None,
         rollout_buffer_kwargs: dict[str, Any] | None = None,
         normalize_advantage: bool = True,
-        target_kl: float = 0.05,
+        target_kl: float = 0.0125,
         sub_sampling_factor: int = 1,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
@@ -156,9 +162,9 @@ class TRPO(SampleReusingAlgorithm, OnPolicyAlgorithm):
         kl_reduction: Literal["sum", "mean"] = "sum",
         kl_estimator: Literal["analytic", "monte_carlo"] = "analytic",
         damped_beta: bool = False,
-        critic: Literal["adam", "gauss_newton"] = "adam",
+        critic: Literal["adam", "gauss_newton"] | None = None,
         critic_kwargs: dict[str, Any] | None = None,
-        sample_reuse: int = 1,
+        sample_reuse: int = 4,
         sample_reuse_kwargs: dict[str, Any] | None = None,
     ):
         super().__init__(
@@ -201,7 +207,11 @@ class TRPO(SampleReusingAlgorithm, OnPolicyAlgorithm):
         self.kl_reduction = kl_reduction
         self.kl_estimator = kl_estimator
         self.damped_beta = damped_beta
-        self.critic = critic
+        # A bare model, about to be loaded: files that name neither, older ones and sb3-contrib's, are of this algorithm.
+        if not _init_setup_model:
+            critic, sample_reuse = critic or "adam", 1
+        adam_is_meant = (learning_rate, batch_size, n_critic_updates) != _DEFAULTS_OF_ADAM
+        self.critic = critic or ("adam" if adam_is_meant else "gauss_newton")
         self.critic_kwargs = critic_kwargs or {}
         self.sample_reuse = sample_reuse
         self.sample_reuse_kwargs = sample_reuse_kwargs or {}

@@ -35,6 +35,13 @@ def register(progress_file: Path | None = None) -> None:
     rl_zoo3.train.ExperimentManager = partial(ExperimentManager, progress_file=progress_file)
 
 
+def _meant_by_the_baseline() -> dict[str, Any]:
+    """What a setting of sb3-contrib's TRPO means where it says nothing: its own defaults, and its own way to learn."""
+    parameters = signature(rl_zoo3.ALGOS[BASELINE]).parameters
+    defaults = {name: parameters[name].default for name in ("target_kl", "cg_damping", "n_steps")}
+    return {**defaults, "critic": "adam", "sample_reuse": 1}
+
+
 class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):  # type: ignore[misc]
     """
     RL-Zoo's manager, with this project's hyperparameter files for ``trpo`` and ``trpo_fvp`` and the run's record.
@@ -82,10 +89,9 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):  # type: ignore[
             self.custom_hyperparams = {**trial, **(self.custom_hyperparams or {})}
         used, saved = super().read_hyperparameters()
         if self.algo == ALGORITHM and Path(self.config).name == f"{BASELINE}.yml":
-            for name in ("target_kl", "cg_damping"):
-                default = signature(rl_zoo3.ALGOS[BASELINE]).parameters[name].default
-                used.setdefault(name, default)
-                saved.setdefault(name, default)
+            for name, value in _meant_by_the_baseline().items():
+                used.setdefault(name, value)
+                saved.setdefault(name, value)
         return used, saved
 
     def create_callbacks(self) -> None:

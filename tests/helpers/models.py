@@ -135,6 +135,8 @@ def make_model(
     if policy is None:
         policy = "MultiInputPolicy" if isinstance(observation_space, spaces.Dict) else "MlpPolicy"
     env = DummyVecEnv([lambda: Memoryless(observation_space, action_space) for _ in range(n_envs)])
+    if algorithm is TRPO:  # one update from one rollout, unless a test is about more
+        kwargs = {"sample_reuse": 1} | kwargs
     kwargs = BOUND | {"n_steps": 64, "batch_size": 32, "n_critic_updates": 1, "seed": 0, "policy_kwargs": SMALL} | kwargs
     return algorithm(policy, env, device="cpu", **kwargs)
 
