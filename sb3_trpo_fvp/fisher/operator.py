@@ -38,6 +38,8 @@ class FisherOperator(ABC):
 
     name: ClassVar[str] = ""
     """What ``fisher=`` calls it, empty for operators that are passed as a class."""
+    is_exact: ClassVar[bool] = True
+    """Whether it is meant to be the Fisher matrix itself; an approximation says False, and ``check_fisher`` tells how good."""
     chunk_size: int | None = None
     """States that are linearised at a time, None for as many as suit the network."""
 
