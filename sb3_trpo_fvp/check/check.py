@@ -159,9 +159,14 @@ def check_model_file(
     found = vec_normalize or find_normalization(path)
     env: VecEnv | None = make_vec_env(env_id, seed=seed) if env_id is not None else None
     try:
-        normalizer = None if found is None else load_normalization(found, env)
-        env = env if normalizer is None or env is None else normalizer
+        normalizer = None
+        if found is not None and env is not None:
+            normalizer = load_normalization(found, env.observation_space)
+            normalizer.set_venv(env)
+            env = normalizer
         model = TRPO.load(path, env=env, device=device)
+        if found is not None and env is None:
+            normalizer = load_normalization(found, model.observation_space)
         missing = normalizer is None and was_trained_normalized(path)
         return _check(model, None, num_states, 4, 20, seed, Normalization(normalizer, str(found or ""), missing))
     finally:

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.type_aliases import PyTorchObs
-from stable_baselines3.common.utils import obs_as_tensor
+from stable_baselines3.common.utils import check_shape_equal, obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_trpo_fvp.policies import index_observations, num_observations
@@ -213,21 +214,24 @@ def was_trained_normalized(model_path: str) -> bool:
     return False
 
 
-def load_normalization(path: str | Path, env: VecEnv | None) -> VecNormalize:
+def load_normalization(path: str | Path, space: spaces.Space[Any]) -> VecNormalize:
     """
-    Load a ``VecNormalize`` whose statistics stay as they are.
+    Load a ``VecNormalize`` whose statistics stay as they are; it has no environment yet.
 
     :param path: its file
-    :param env: to wrap; None for the statistics alone
+    :param space: of the observations that it is for
     :return: the wrapper
-    :raises ValueError: if the file holds something else, or statistics of another observation space
+    :raises ValueError: if the file holds something else, or statistics of other observations
     """
     with open(path, "rb") as file:
         normalizer = pickle.load(file)
     if not isinstance(normalizer, VecNormalize):
         msg = f"`vec_normalize` must be a file of VecNormalize.save, got {str(path)!r} with a {type(normalizer).__name__}"
         raise ValueError(msg)
-    if env is not None:
-        normalizer.set_venv(env)
+    try:
+        check_shape_equal(normalizer.observation_space, space)
+    except AssertionError as error:
+        msg = f"`vec_normalize` must have statistics of the model's observations, got {str(path)!r}: {error}"
+        raise ValueError(msg) from error
     normalizer.training = False
     return normalizer
