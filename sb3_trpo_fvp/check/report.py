@@ -157,7 +157,7 @@ def _worth(report: OperatorReport) -> str:
     if report.step is None:
         return ""
     says = (
-        f" At the same KL its step predicts {report.step.efficiency:.2g} times the improvement of the exact one; its full "
+        f" At the same KL its step predicts {report.step.efficiency:.2f} times the improvement of the exact one; its full "
         f"step has {report.step.kl_ratio:.2g} times the KL that it aims at"
     )
     if report.step.kl_ratio > 1.5:

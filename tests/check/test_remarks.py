@@ -52,7 +52,7 @@ def test_an_approximation_is_told_what_its_step_is_worth() -> None:
     operator = next(operator for operator in report.operators if operator.name == "DeclaredIdentity")
     (said,) = (advice for advice in report.advice if advice.startswith("DeclaredIdentity"))
     assert f"cosine {operator.cosine:.4f}" in said
-    assert f"{operator.step.efficiency:.2g} times the improvement" in said
+    assert f"{operator.step.efficiency:.2f} times the improvement" in said
     # s is parallel to g: sᵀFs / sᵀs is a mean of eigenvalues, weighted by what g has of each.
     assert 0.0 < operator.step.kl_ratio < report.operators[0].largest_ritz
     assert 0.1 < operator.step.efficiency < 1.0
@@ -196,3 +196,10 @@ def test_statistics_of_something_else_are_refused(tmp_path: Path, capsys: pytest
     assert "must have statistics of the model's observations" in capsys.readouterr().err
     with pytest.raises(ValueError, match="must have statistics of the model's observations"):
         check_model_file(arguments[0], vec_normalize=arguments[-1])
+
+
+def test_every_promise_of_an_operator_is_on_the_page_about_own_ones() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "own-operators.md").read_text()
+    rows = {name.strip() for row in page.splitlines() if row.startswith("|") for name in row.split("|")[1].split(",")}
+    findings = check_fisher(collected(BOX)).operators[0].findings
+    assert {finding.promise for finding in findings} <= rows
