@@ -239,30 +239,30 @@ class DrawsRandomNumbers(GaussNewton):
         return super().matvec(v)
 
 
-@pytest.mark.parametrize(
-    ("fisher", "promise"),
-    [
-        (Asymmetric, "symmetry"),
-        (Skew, "symmetry"),
-        (Indefinite, "semi-definiteness"),
-        (NonLinear, "linearity"),
-        (Affine, "linearity"),
-        (Stateful, "repeatability"),
-        (InPlace, "vector kept"),
-        (OneBuffer, "product kept"),
-        (Damped, "equal to the Fisher matrix"),
-        (Identity, "equal to the Fisher matrix"),
-        (Sum, "mean over states"),
-        (MeanOfChunks, "chunks"),
-        (AcrossStates, "state by state"),
-        (SingleOnly, "dtype"),
-        (WrongShape, "shape"),
-        (WrongPrecision, "shape"),
-        (NotANumber, "finite"),
-        (MovesThePolicy, "policy and random state kept"),
-        (DrawsRandomNumbers, "policy and random state kept"),
-    ],
-)
+BROKEN_OPERATORS: Any = [
+    (Asymmetric, "symmetry"),
+    (Skew, "symmetry"),
+    (Indefinite, "semi-definiteness"),
+    (NonLinear, "linearity"),
+    (Affine, "linearity"),
+    (Stateful, "repeatability"),
+    (InPlace, "vector kept"),
+    (OneBuffer, "product kept"),
+    (Damped, "equal to the Fisher matrix"),
+    (Identity, "equal to the Fisher matrix"),
+    (Sum, "mean over states"),
+    (MeanOfChunks, "chunks"),
+    (AcrossStates, "state by state"),
+    (SingleOnly, "dtype"),
+    (WrongShape, "shape"),
+    (WrongPrecision, "shape"),
+    (NotANumber, "finite"),
+    (MovesThePolicy, "policy and random state kept"),
+    (DrawsRandomNumbers, "policy and random state kept"),
+]
+
+
+@pytest.mark.parametrize(("fisher", "promise"), BROKEN_OPERATORS)
 def test_a_broken_operator_is_found(fisher: type[FisherOperator], promise: str) -> None:
     policy = make_policy("gaussian", dtype=th.float32)
     assert promise in broken(check_fisher_operator(fisher, policy, *make_batch(policy, 20)))
@@ -367,22 +367,22 @@ class WrongScore(NormalFamily):
         return z, z * z - 1.0 / phi[1]
 
 
-@pytest.mark.parametrize(
-    ("family", "promise"),
-    [
-        (HalvedFisher, "Fisher matrix is the KL's Hessian"),
-        (SkewFisher, "symmetric Fisher matrix"),
-        (NegativeFisher, "semi-definite Fisher matrix"),
-        (AbsoluteFisher, "linear Fisher matrix"),
-        (NewFirst, "KL of log_prob, old first"),
-        (MeanOverActions, "KL of log_prob, old first"),
-        (MeanOverStates, "state by state"),
-        (SummedKL, "shape"),
-        (ShiftedKL, "zero at the same φ"),
-        (NegativeKL, "non-negative KL"),
-        (WrongScore, "score is the gradient of log_prob"),
-    ],
-)
+BROKEN_FAMILIES: Any = [
+    (HalvedFisher, "Fisher matrix is the KL's Hessian"),
+    (SkewFisher, "symmetric Fisher matrix"),
+    (NegativeFisher, "semi-definite Fisher matrix"),
+    (AbsoluteFisher, "linear Fisher matrix"),
+    (NewFirst, "KL of log_prob, old first"),
+    (MeanOverActions, "KL of log_prob, old first"),
+    (MeanOverStates, "state by state"),
+    (SummedKL, "shape"),
+    (ShiftedKL, "zero at the same φ"),
+    (NegativeKL, "non-negative KL"),
+    (WrongScore, "score is the gradient of log_prob"),
+]
+
+
+@pytest.mark.parametrize(("family", "promise"), BROKEN_FAMILIES)
 def test_a_broken_family_is_found(family: type[DistributionFamily], promise: str) -> None:
     x = th.randn(5, 4, generator=th.Generator().manual_seed(0))
     assert promise in broken(check_family(family(), gaussian, x))
@@ -463,26 +463,26 @@ def says_max_steps(status: CGStatus) -> CGStatus:
     return CGStatus.MAX_STEPS if status in (CGStatus.NONPOSITIVE_CURVATURE, CGStatus.NONFINITE) else status
 
 
-@pytest.mark.parametrize(
-    ("solve", "promise"),
-    [
-        (loose, "solution"),
-        (ignores_max_steps, "max_steps"),
-        (ignores_rtol, "rtol"),
-        (random_start, "repeatability"),
-        (absolute_tolerance, "scale"),
-        (changes_b, "right-hand side kept"),
-        (always_double, "dtype"),
-        (multiplies_zero, "zero right-hand side"),
-        (without(num_steps=lambda steps: 1), "counted steps"),
-        (without(value=lambda x: -x), "ascent"),
-        (without(residual_norm=lambda norm: norm**2), "residual_norm"),
-        (without(quadratic_form=lambda form: form + 1.0), "quadratic_form"),
-        (without(status=says_max_steps), "negative curvature"),
-        (without(status=says_max_steps), "NaN in a product"),
-        (without(status=says_max_steps), "NaN in the right-hand side"),
-    ],
-)
+BROKEN_SOLVERS: Any = [
+    (loose, "solution"),
+    (ignores_max_steps, "max_steps"),
+    (ignores_rtol, "rtol"),
+    (random_start, "repeatability"),
+    (absolute_tolerance, "scale"),
+    (changes_b, "right-hand side kept"),
+    (always_double, "dtype"),
+    (multiplies_zero, "zero right-hand side"),
+    (without(num_steps=lambda steps: 1), "counted steps"),
+    (without(value=lambda x: -x), "ascent"),
+    (without(residual_norm=lambda norm: norm**2), "residual_norm"),
+    (without(quadratic_form=lambda form: form + 1.0), "quadratic_form"),
+    (without(status=says_max_steps), "negative curvature"),
+    (without(status=says_max_steps), "NaN in a product"),
+    (without(status=says_max_steps), "NaN in the right-hand side"),
+]
+
+
+@pytest.mark.parametrize(("solve", "promise"), BROKEN_SOLVERS)
 def test_a_broken_solver_is_found(solve: Callable[..., CGSolution], promise: str) -> None:
     assert promise in broken(check_solver(solve))
 
@@ -562,21 +562,21 @@ class Overshoots(AdamCritic):
         return super().fit(values, returns + 1.0, state)
 
 
-@pytest.mark.parametrize(
-    ("critic", "promise"),
-    [
-        (Worse, "loss does not rise"),
-        (MovesTheActor, "actor kept"),
-        (MovesLater, "actor kept by all fits"),
-        (ChangesMode, "modes kept"),
-        (Idle, "named status"),
-        (Idle, "progress"),
-        (Unseeded, "repeatability"),
-        (KeepsTensors, "state of plain numbers"),
-        (TellsNothing, "finite loss"),
-        (Overshoots, "perfect values kept"),
-    ],
-)
+BROKEN_CRITICS: Any = [
+    (Worse, "loss does not rise"),
+    (MovesTheActor, "actor kept"),
+    (MovesLater, "actor kept by all fits"),
+    (ChangesMode, "modes kept"),
+    (Idle, "named status"),
+    (Idle, "progress"),
+    (Unseeded, "repeatability"),
+    (KeepsTensors, "state of plain numbers"),
+    (TellsNothing, "finite loss"),
+    (Overshoots, "perfect values kept"),
+]
+
+
+@pytest.mark.parametrize(("critic", "promise"), BROKEN_CRITICS)
 def test_a_broken_critic_is_found(critic: Callable[[], CriticFit], promise: str) -> None:
     policy = make_policy("gaussian", dtype=th.float32)
     assert promise in broken(check_critic(critic, policy, make_batch(policy, 40)[0]))
@@ -619,6 +619,29 @@ class Altered(Linearization):
 def test_a_broken_linearization_is_found(promise: str) -> None:
     assert promise in broken(check_linearization(Altered(promise), 6))
     assert broken(check_linearization(Altered("nothing"), 6)) == []
+
+
+def test_every_promise_has_an_implementation_that_breaks_it() -> None:
+    policy = make_policy("gaussian", dtype=th.float32)
+    observations, actions = make_batch(policy, 20)
+    kept: list[tuple[Any, Iterator[Finding]]] = [
+        (BROKEN_OPERATORS, check_fisher_operator("gauss_newton", policy, observations, actions)),
+        (BROKEN_FAMILIES, check_family(NormalFamily(), gaussian, th.randn(5, 4))),
+        (BROKEN_SOLVERS, check_solver(conjugate_gradient)),
+        (BROKEN_CRITICS, check_critic(GaussNewtonCritic, policy, observations)),
+    ]
+    for cases, findings in kept:
+        assert {promise for _, promise in cases} == {finding.promise for finding in findings} - {"device"}
+
+
+@pytest.mark.skipif(not th.cuda.is_available(), reason="there is no CUDA device here")
+def test_an_operator_that_is_another_on_the_gpu_is_found() -> None:
+    class CPUOnly(GaussNewton):
+        def matvec(self, v: th.Tensor) -> th.Tensor:
+            return super().matvec(v) * (0.9 if v.is_cuda else 1.0)
+
+    policy = make_policy("gaussian", dtype=th.float32)
+    assert broken(check_fisher_operator(CPUOnly, policy, *make_batch(policy, 20))) == ["device"]
 
 
 def test_a_finding_reads_as_a_sentence() -> None:

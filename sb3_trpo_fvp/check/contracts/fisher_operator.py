@@ -43,7 +43,7 @@ def check_fisher_operator(
 
     :param fisher: what ``TRPO(..., fisher=...)`` takes
     :param policy: any SB3 actor-critic policy
-    :param observations: N states, at least 2
+    :param observations: N states
     :param actions: taken there, (N, A) as rollout buffers hold them
     :param lanczos_steps: products spent on the smallest eigenvalue
     :param seed: of the random vectors
