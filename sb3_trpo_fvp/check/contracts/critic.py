@@ -1,6 +1,5 @@
 """The contract of a critic fit: the loss falls, and nothing of the actor moves."""
 
-import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
 from types import SimpleNamespace
@@ -9,8 +8,8 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs
-from torch import nn
 
+from sb3_trpo_fvp.check.contracts.policy_copy import copy_policy
 from sb3_trpo_fvp.check.finding import Finding, judge
 from sb3_trpo_fvp.critic.fit import CriticFit, CriticStats, CriticStatus, fit_critic
 from sb3_trpo_fvp.policies import evaluation_mode, num_observations, split_parameters
@@ -20,10 +19,7 @@ class _Trial:
     """A copy of a policy, fitted; the original stays as it is."""
 
     def __init__(self, policy: ActorCriticPolicy, observations: PyTorchObs, returns: th.Tensor | None = None):
-        distribution = policy.action_dist
-        # The tensors of the last forward pass have graphs, which cannot be copied.
-        shared = {} if isinstance(distribution, nn.Module) else {id(distribution): copy.copy(distribution)}
-        self.policy: ActorCriticPolicy = copy.deepcopy(policy, shared)
+        self.policy = copy_policy(policy)
         self.policy.set_training_mode(False)  # as the rollout leaves it
         self.observations = observations
         self.split = split_parameters(self.policy, observations)

@@ -1,6 +1,5 @@
 """The contract of a Fisher operator: a symmetric semi-definite matrix, a mean over states, the same however it is computed."""
 
-import copy
 import math
 import pickle
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
+from sb3_trpo_fvp.check.contracts.policy_copy import copy_policy
 from sb3_trpo_fvp.check.finding import Finding, Outcome, judge, relative_error, skip, tolerance
 from sb3_trpo_fvp.check.measure import TOLERANCE, OperatorReport, measure_operator
 from sb3_trpo_fvp.check.reference import find_reference
@@ -274,11 +274,8 @@ def _elsewhere(
 
 
 def _copy(policy: ActorCriticPolicy, dtype: th.dtype, device: th.device | str) -> ActorCriticPolicy:
-    """A copy in another precision or place; what it shares with the original is overwritten by its own next forward pass."""
-    distribution = policy.action_dist
-    # The tensors of the last forward pass have graphs, which cannot be copied.
-    shared = {} if isinstance(distribution, nn.Module) else {id(distribution): copy.copy(distribution)}
-    twin = copy.deepcopy(policy, shared).to(device=device, dtype=dtype)
+    """Return a copy in another precision or place."""
+    twin = copy_policy(policy).to(device=device, dtype=dtype)
     names = ("features_extractor", "pi_features_extractor", "vf_features_extractor")
     modules = {getattr(twin, name, None) for name in names}
     for extractor in (module for module in modules if isinstance(module, nn.Module)):
