@@ -70,7 +70,8 @@ class DistributionFamily(ABC):
         ∇φ log π(a), where it has a closed form; used by the fast paths only.
 
         :param phi: where
-        :param actions: one action for each state, as ``Distribution.log_prob`` takes them
+        :param actions: one action for each state, (N, A) floating point as rollout buffers hold them, a single column for
+            Discrete spaces; of a bijection of the action, the action before it
         :return: shaped as φ, or None if there is no closed form
         """
         return None

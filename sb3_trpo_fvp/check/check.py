@@ -1,29 +1,40 @@
 """Compare the Fisher operators on a model's own policy and states."""
 
 import argparse
-import copy
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.distributions import StateDependentNoiseDistribution
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs
-from stable_baselines3.common.utils import obs_as_tensor
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_trpo_fvp.check.measure import REFERENCE, OperatorReport, measure_operator
+from sb3_trpo_fvp.check.contracts.family import sample_actions
+from sb3_trpo_fvp.check.contracts.fisher_operator import examine, operator_name
+from sb3_trpo_fvp.check.measure import OperatorReport, measure_step
+from sb3_trpo_fvp.check.reference import find_reference
 from sb3_trpo_fvp.check.report import FisherReport, find_faults, give_advice
-from sb3_trpo_fvp.fisher import FISHER_OPERATORS, FisherOperator, fisher_operator
+from sb3_trpo_fvp.check.states import (
+    Normalization,
+    find_normalization,
+    find_states,
+    load_normalization,
+    was_trained_normalized,
+)
+from sb3_trpo_fvp.fisher import FISHER_OPERATORS, FisherOperator, fisher_class, fisher_operator
 from sb3_trpo_fvp.linalg.vectors import all_finite
-from sb3_trpo_fvp.policies import evaluation_mode, index_observations, num_observations
-from sb3_trpo_fvp.rollouts.buffer import flat_observations
+from sb3_trpo_fvp.policies import evaluation_mode, num_observations
 from sb3_trpo_fvp.trpo import TRPO
+
+_DAMPING = 0.1
+"""λ of steps by the operators of a model that has none, a PPO for example."""
 
 
 def check_fisher(
@@ -36,16 +47,20 @@ def check_fisher(
     seed: int = 0,
 ) -> FisherReport:
     """
-    Compare the Fisher operators on a model's own policy and states, and say what the comparison means.
+    Compare the Fisher operators on a model's own policy and states, and say what is wrong and what the comparison means.
 
     >>> print(check_fisher(model))  # doctest: +SKIP
+
+    Every operator, one of your own as ``TRPO(..., fisher=...)`` among them, is held against the whole contract of
+    :func:`~sb3_trpo_fvp.check.contracts.check_fisher_operator`, and KL and Fisher matrix of the action distribution against
+    differences of the KL. A report without a remark means that all of it holds.
 
     Neither the policy nor the random state of the process is changed. States are, in this order: those given, those of
     the rollout buffer, those that the policy meets in the model's environment (which is reset), and random elements of
     the observation space. The actions of the empirical Fisher are drawn from the policy as it is now.
 
     :param model: TRPO of this package or of sb3-contrib, PPO or A2C: any algorithm with an actor-critic policy
-    :param observations: states to use, (N, ...) or a dict of such arrays
+    :param observations: states to use as the policy sees them, (N, ...) or a dict of such arrays
     :param num_states: most states to use, at least 2
     :param num_vectors: random vectors to multiply, at least 2
     :param lanczos_steps: products spent on the Ritz values, at least 1
@@ -53,6 +68,19 @@ def check_fisher(
     :return: the report
     :raises ValueError: if an argument is outside its interval, or states are not finite
     """
+    return _check(model, observations, num_states, num_vectors, lanczos_steps, seed)
+
+
+def _check(
+    model: OnPolicyAlgorithm,
+    observations: Any,
+    num_states: int,
+    num_vectors: int,
+    lanczos_steps: int,
+    seed: int,
+    normalization: Normalization | None = None,
+) -> FisherReport:
+    """Do :func:`check_fisher`, and say what normalised the states."""
     for name, value, least in (
         ("num_states", num_states, 2),
         ("num_vectors", num_vectors, 2),
@@ -65,30 +93,43 @@ def check_fisher(
     device = policy.device
     with th.random.fork_rng([device] if device.type == "cuda" else []), evaluation_mode(policy):
         th.manual_seed(seed)
-        states, source = _states(model, observations, num_states, seed)
-        if not all_finite(states):
-            msg = f"`observations` must be finite, got NaN or infinity among the states {source}"
+        states = find_states(model, observations, num_states, seed, normalization)
+        if not all_finite(states.observations):
+            msg = f"`observations` must be finite, got NaN or infinity among the states {states.source.value}"
             raise ValueError(msg)
-        actions = _sample_actions(policy, states)
-        own = getattr(model, "fisher", None)
-        kinds: list[str | type[FisherOperator]] = [REFERENCE, *(name for name in FISHER_OPERATORS if name != REFERENCE)]
-        if isinstance(own, type) and own not in FISHER_OPERATORS.values():
-            kinds.append(own)
-        built = [_build(policy, states, actions, kind, getattr(model, "fisher_kwargs", {})) for kind in kinds]
-        operators = [operator for _, operator in built if isinstance(operator, FisherOperator)]
-        size = operators[0].shape[0] if operators else 0
-        vectors = [th.randn(size, device=device) for _ in range(num_vectors)]
-        reference = built[0][1]
-        expected = [reference.matvec(v) for v in vectors] if isinstance(reference, FisherOperator) else None
-        reports = tuple(
-            OperatorReport(name, problem=operator)
-            if isinstance(operator, str)
-            else measure_operator(name, operator, vectors, expected, lanczos_steps)
-            for name, operator in built
-        )
-    damping = getattr(model, "cg_damping", None)
-    faults, advice = find_faults(reports), give_advice(reports, num_observations(states), size, source, damping)
-    return FisherReport(source, num_observations(states), size, reports, advice, faults)
+        actions = _sample_rows(policy, states.observations)
+        built = {name: _build(model, name, states.observations, actions) for name in _names(model)}
+        operators = {name: operator for name, operator in built.items() if isinstance(operator, FisherOperator)}
+        size = next((operator.shape[0] for operator in operators.values()), 0)
+        dtype = next((operator.dtype for operator in operators.values()), th.get_default_dtype())
+        vectors = [th.randn(size, dtype=dtype, device=device) for _ in range(num_vectors)]
+        reference = find_reference(operators, vectors[0])
+        exact = operators.get(reference.name)
+        expected = None if exact is None else [exact.matvec(v) for v in vectors]
+        damping: float | None = getattr(model, "cg_damping", None)
+        reports: list[OperatorReport] = []
+        for name, operator in built.items():
+            if isinstance(operator, str):
+                reports.append(OperatorReport(name, problem=operator))
+                continue
+            build = partial(fisher_operator, **_arguments(model, name))
+            report = examine(name, operator, build, policy, states.observations, actions, vectors, expected, lanczos_steps)
+            if exact is not None and report.is_fisher and not report.is_exact:
+                g = _gradient(exact, actions)
+                step = measure_step(operator, exact, g, _DAMPING if damping is None else damping, lanczos_steps)
+                report = replace(report, step=step)
+            reports.append(report)
+    used = _name(getattr(model, "fisher", None))
+    return FisherReport(
+        source=states.source,
+        num_states=num_observations(states.observations),
+        num_parameters=size,
+        operators=tuple(reports),
+        advice=give_advice(reports, states, size, reference, used, damping),
+        faults=find_faults(reports, states, reference, used),
+        reference=reference.name,
+        normalization=states.normalization,
+    )
 
 
 def check_model_file(
@@ -103,23 +144,31 @@ def check_model_file(
     """
     Do :func:`check_fisher` on a saved model.
 
+    A model that was trained with ``VecNormalize`` is checked on states normalised as then: the statistics are found beside the
+    model, where ``VecNormalize.save`` and RL-Zoo leave them, or given. The report says which file was used.
+
     :param path: a zip file of this package's TRPO or of sb3-contrib's
     :param env_id: registered name of the environment to meet states in; without it, they are random
-    :param vec_normalize: file of the ``VecNormalize`` that the model was trained with
+    :param vec_normalize: file of the ``VecNormalize`` that the model was trained with; by default the one found by the model
     :param num_states: see :func:`check_fisher`
     :param seed: of environment, actions and vectors
     :param device: to compute on
     :return: the report
+    :raises ValueError: as :func:`check_fisher`, or if the statistics are of other observations
     """
+    found = vec_normalize or find_normalization(path)
     env: VecEnv | None = make_vec_env(env_id, seed=seed) if env_id is not None else None
     try:
-        if vec_normalize is not None:
-            if env is None:
-                msg = "`vec_normalize` needs `env_id`, got None"
-                raise ValueError(msg)
-            env = VecNormalize.load(vec_normalize, env)
-            env.training = False
-        return check_fisher(TRPO.load(path, env=env, device=device), num_states=num_states, seed=seed)
+        normalizer = None
+        if found is not None and env is not None:
+            normalizer = load_normalization(found, env.observation_space)
+            normalizer.set_venv(env)
+            env = normalizer
+        model = TRPO.load(path, env=env, device=device)
+        if found is not None and env is None:
+            normalizer = load_normalization(found, model.observation_space)
+        missing = normalizer is None and was_trained_normalized(path)
+        return _check(model, None, num_states, 4, 20, seed, Normalization(normalizer, str(found or ""), missing))
     finally:
         if env is not None:
             env.close()
@@ -130,12 +179,14 @@ def main(args: Sequence[str]) -> int:
     Compare the Fisher operators on a saved model.
 
     :param args: the command line, without ``sb3-trpo-fvp check``
-    :return: 0, or 1 if something is wrong with an operator
+    :return: 0, or 1 if something is wrong with an operator or the states
     """
     parser = argparse.ArgumentParser("sb3-trpo-fvp check", description="Compare the Fisher operators on a saved model.")
     parser.add_argument("model", help="zip file of a saved TRPO, of this package or of sb3-contrib")
     parser.add_argument("--env", help="environment to meet states in; without it, they are random")
-    parser.add_argument("--vec-normalize", help="vecnormalize.pkl that the model was trained with")
+    parser.add_argument(
+        "--vec-normalize", help="vecnormalize.pkl that the model was trained with; by default found by the model"
+    )
     parser.add_argument("--num-states", type=int, default=1024)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")
@@ -149,73 +200,44 @@ def main(args: Sequence[str]) -> int:
     return 1 if report.faults else 0
 
 
-def _states(model: OnPolicyAlgorithm, given: Any, num_states: int, seed: int) -> tuple[PyTorchObs, str]:
-    """Find states, on the policy's device, and name where they are from."""
-    buffer = getattr(model, "rollout_buffer", None)
-    if given is not None:
-        arrays, source = given, "given"
-    elif buffer is not None and buffer.full:
-        arrays, source = flat_observations(buffer), "of the rollout buffer"
-    elif model.env is not None:
-        arrays, source = _visited(model, model.env, num_states, seed), "met in the environment"
-    else:
-        space = copy.deepcopy(model.observation_space)
-        space.seed(seed)
-        samples = [space.sample() for _ in range(num_states)]
-        arrays, source = _stack(samples), "drawn from the observation space"
-    tensors = obs_as_tensor(arrays, model.policy.device) if isinstance(arrays, dict | np.ndarray) else arrays
-    every = max(1, num_observations(tensors) // num_states)
-    return index_observations(index_observations(tensors, slice(None, None, every)), slice(num_states)), source
+def _name(fisher: str | type[FisherOperator] | None) -> str:
+    """Return what a report calls an operator, empty for that of a model that has none."""
+    return "" if fisher is None else operator_name(fisher_class(fisher))
 
 
-def _visited(model: OnPolicyAlgorithm, env: VecEnv, num_states: int, seed: int) -> Any:
-    """Let the policy act, as in a rollout, and keep what it sees."""
-    env.seed(seed)
-    seen: list[Any] = []
-    last: Any = env.reset()
-    while len(seen) * env.num_envs < num_states:
-        seen.append(last)
-        actions, _ = model.policy.predict(last, deterministic=False)
-        last, *_ = env.step(actions)
-    # The next learn() has to reset the environment: it no longer stands where the model believes it does.
-    model._last_obs = None
-    if isinstance(seen[0], dict):
-        return {key: np.concatenate([observation[key] for observation in seen]) for key in seen[0]}
-    return np.concatenate(seen)
+def _arguments(model: OnPolicyAlgorithm, name: str) -> dict[str, Any]:
+    """Return the arguments of :func:`fisher_operator`: ``fisher_kwargs`` are of the model's own operator."""
+    if name in FISHER_OPERATORS:
+        return {"kind": name}
+    return {"kind": model.fisher, **model.fisher_kwargs}  # type: ignore[attr-defined]
 
 
-def _stack(samples: list[Any]) -> Any:
-    if isinstance(samples[0], dict):
-        return {key: np.stack([np.asarray(sample[key]) for sample in samples]) for key in samples[0]}
-    return np.stack([np.asarray(sample) for sample in samples])
+def _names(model: OnPolicyAlgorithm) -> list[str]:
+    """Return the operators to check: the package's, and the model's own."""
+    return list(dict.fromkeys([*FISHER_OPERATORS, *filter(None, [_name(getattr(model, "fisher", None))])]))
 
 
-@th.no_grad()
-def _sample_actions(policy: ActorCriticPolicy, observations: PyTorchObs) -> th.Tensor:
-    """Draw one action in each state, independently, as rollout buffers hold them."""
-    distribution = policy.get_distribution(observations)
-    if isinstance(distribution, StateDependentNoiseDistribution):
-        # Its sample() uses one noise matrix for all states, and a new one would be the policy's from then on.
-        assert isinstance(distribution.distribution, th.distributions.Normal)
-        actions = distribution.distribution.sample()  # type: ignore[no-untyped-call]
-        if distribution.bijector is not None:
-            actions = distribution.bijector.forward(actions)
-    else:
-        actions = distribution.get_actions()
-    rows: th.Tensor = actions.reshape(num_observations(observations), -1)
-    return rows if isinstance(policy.action_space, spaces.Box) else rows.float()
-
-
-def _build(
-    policy: ActorCriticPolicy,
-    states: PyTorchObs,
-    actions: th.Tensor,
-    kind: str | type[FisherOperator],
-    own_kwargs: dict[str, Any],
-) -> tuple[str, FisherOperator | str]:
-    """Return the name, and the operator or what kept it from being built."""
-    name = kind if isinstance(kind, str) else kind.__name__
+def _build(model: OnPolicyAlgorithm, name: str, observations: PyTorchObs, actions: th.Tensor) -> FisherOperator | str:
+    """Return the operator, or what kept it from being built."""
     try:
-        return name, fisher_operator(policy, states, actions, kind=kind, **({} if isinstance(kind, str) else own_kwargs))
+        return fisher_operator(model.policy, observations, actions, **_arguments(model, name))
     except ValueError as error:
-        return name, str(error)
+        return str(error)
+
+
+def _gradient(operator: FisherOperator, actions: th.Tensor) -> th.Tensor:
+    """A surrogate's gradient, g = mean(Â ∇log π(a|s)) with random advantages Â."""
+    actor = operator.actor
+    advantages = th.randn(actor.size, dtype=operator.dtype, device=operator.device)
+    g = th.zeros(operator.shape[0], dtype=operator.dtype, device=operator.device)
+    for chunk in actor.chunks:
+        actor.log_prob(chunk, actions).vjp([advantages[chunk] / actor.size], out=g)
+    return g
+
+
+def _sample_rows(policy: ActorCriticPolicy, observations: PyTorchObs) -> th.Tensor:
+    """Draw one action in each state, independently, as rollout buffers hold them."""
+    with th.no_grad():
+        actions = sample_actions(policy.get_distribution(observations))
+    rows = actions.reshape(num_observations(observations), -1)
+    return rows if isinstance(policy.action_space, spaces.Box) else rows.float()

@@ -28,7 +28,8 @@ class FisherOperator(ABC):
     A symmetric positive semi-definite (P, P) matrix over the actor's parameters, known by its products.
 
     To try one of your own, subclass, implement :meth:`matvec` and pass the class as ``TRPO(..., fisher=MyOperator)``;
-    what it needs beyond the arguments below comes from ``fisher_kwargs``.
+    what it needs beyond the arguments below comes from ``fisher_kwargs``. ``check_fisher`` says which promise it breaks
+    (docs/own-operators.md).
 
     :param policy: any SB3 actor-critic policy; its parameters are the point at which the matrix is taken
     :param observations: tensor (N, ...) or dict of tensors, N states
@@ -38,6 +39,8 @@ class FisherOperator(ABC):
 
     name: ClassVar[str] = ""
     """What ``fisher=`` calls it, empty for operators that are passed as a class."""
+    is_exact: ClassVar[bool] = True
+    """Whether it is meant to be the Fisher matrix itself; an approximation says False, and ``check_fisher`` tells how good."""
     chunk_size: int | None = None
     """States that are linearised at a time, None for as many as suit the network."""
 

@@ -143,6 +143,7 @@ class EmpiricalFisher(_FactoredFisher):
     """
 
     name = "empirical"
+    is_exact = False
 
     def __init__(self, policy: ActorCriticPolicy, observations: PyTorchObs, actions: th.Tensor | None = None, **kwargs: Any):
         if actions is None:

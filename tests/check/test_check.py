@@ -14,10 +14,12 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 import sb3_trpo_fvp
-from sb3_trpo_fvp import TRPO, GaussNewton, check_fisher, check_model_file, fisher_operator
+from sb3_trpo_fvp import TRPO, GaussNewton, check_fisher, fisher_operator
 from sb3_trpo_fvp.check.check import main
+from sb3_trpo_fvp.check.contracts import failures
 from sb3_trpo_fvp.check.measure import OperatorReport
 from sb3_trpo_fvp.check.report import FisherReport
+from sb3_trpo_fvp.check.states import StateSource
 from sb3_trpo_fvp.distributions import NormalFamily
 from tests.helpers.distributions import MixtureDistribution, policy_with
 from tests.helpers.environments import DICT, IMAGE
@@ -40,7 +42,7 @@ def test_the_exact_operators_agree_and_nothing_is_wrong(space: spaces.Space) -> 
     assert operators["gauss_newton"].cosine > 1 - 1e-6
     assert report.faults == ()
     assert all(operator.is_fisher and operator.seconds > 0 for operator in report.operators)
-    assert report.source == "of the rollout buffer"
+    assert report.source is StateSource.ROLLOUT_BUFFER
     assert report.num_states == 128
 
 
@@ -60,8 +62,9 @@ def test_the_numbers_are_those_of_the_matrix() -> None:
 def test_a_family_whose_fisher_is_not_the_hessian_of_its_kl_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(NormalFamily, "fisher", lambda self, phi: lambda u: (u[0] / phi[1] ** 2, u[1] / phi[1] ** 2))
     report = check_fisher(collected(BOX))
-    assert any("must agree and do not" in fault for fault in report.faults)
-    assert "! gauss_newton" in str(report)
+    assert any("`fisher` of the distribution's family is not the Hessian" in fault for fault in report.faults)
+    assert "gauss_newton is wrong, kl_hessian is right" in str(report)
+    assert report.reference == "kl_hessian"
 
 
 def test_an_own_operator_is_compared_too() -> None:
@@ -69,9 +72,13 @@ def test_an_own_operator_is_compared_too() -> None:
         def matvec(self, v: th.Tensor) -> th.Tensor:
             return 0.5 * super().matvec(v)
 
-    report = by_name(check_fisher(collected(BOX, fisher=Halved)))
-    assert report["Halved"].relative_error == pytest.approx(0.5, rel=1e-4)
-    assert report["Halved"].cosine == pytest.approx(1.0)
+    report = check_fisher(collected(BOX, fisher=Halved))
+    halved = by_name(report)["Halved"]
+    assert halved.relative_error == pytest.approx(0.5, rel=1e-4)
+    assert halved.cosine == pytest.approx(1.0)
+    assert [finding.promise for finding in failures(halved.findings)] == ["equal to the Fisher matrix"]
+    assert len(report.faults) == 1
+    assert "Halved" in report.faults[0]
 
 
 def test_a_policy_without_a_kl_is_told_what_is_left() -> None:
@@ -115,12 +122,12 @@ def test_any_actor_critic_model_can_be_checked_and_is_left_alone(case: str) -> N
 
 def test_states_come_from_where_they_are() -> None:
     model = make_model(BOX)
-    assert check_fisher(model, num_states=10).source == "met in the environment"
+    assert check_fisher(model, num_states=10).source is StateSource.ENVIRONMENT
     given = check_fisher(model, np.zeros((5, 4), np.float32))
-    assert (given.source, given.num_states) == ("given", 5)
+    assert (given.source, given.num_states) == (StateSource.GIVEN, 5)
     model.env = None
     drawn = check_fisher(model, num_states=10)
-    assert (drawn.source, drawn.num_states) == ("drawn from the observation space", 10)
+    assert (drawn.source, drawn.num_states) == (StateSource.OBSERVATION_SPACE, 10)
     assert any("pass an environment" in advice for advice in drawn.advice)
 
 
@@ -142,8 +149,6 @@ def test_wrong_arguments_are_named() -> None:
             check_fisher(model, **{name: value})
     with pytest.raises(ValueError, match="`observations` must be finite"):
         check_fisher(model, np.full((3, 4), np.nan, np.float32))
-    with pytest.raises(ValueError, match="`vec_normalize` needs `env_id`"):
-        check_model_file("model.zip", vec_normalize="vecnormalize.pkl")
 
 
 def test_damping_is_put_into_relation_to_the_curvature() -> None:

@@ -6,8 +6,9 @@ import pytest
 import torch as th
 
 from sb3_trpo_fvp import FisherOperator
+from sb3_trpo_fvp.check.contracts import failures
+from sb3_trpo_fvp.check.contracts.fisher_operator import measured_findings
 from sb3_trpo_fvp.check.measure import measure_operator
-from sb3_trpo_fvp.check.report import find_faults
 
 
 class Matrix(FisherOperator):
@@ -38,8 +39,8 @@ def test_asymmetry_and_negative_eigenvalues_are_found() -> None:
     assert math.isnan(skew.cosine)
     nan = measure_operator("nan", Matrix(math.nan * symmetric), vectors, None, 8)
     identity = measure_operator("identity", Matrix(th.eye(8, dtype=th.float64)), vectors, None, 8)
-    said = find_faults((indefinite, skew, nan, identity))
-    assert len(said) == 3
-    assert "indefinite has a negative eigenvalue" in said[0]
-    assert "skew is not symmetric" in said[1]
-    assert "nan has NaN" in said[2]
+    broken = {r.name: [f.promise for f in failures(measured_findings(r))] for r in (indefinite, skew, nan, identity)}
+    assert broken["indefinite"] == ["semi-definiteness"]
+    assert broken["skew"][0] == "symmetry"
+    assert broken["nan"] == ["finite"]
+    assert broken["identity"] == []

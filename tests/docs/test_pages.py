@@ -18,7 +18,9 @@ from tests.helpers.training import collected, train
 DOCS = ROOT / "docs"
 
 
-@pytest.mark.parametrize("page", ["../README.md", "own-distributions.md", "coming-from-sb3-contrib.md", "robustness.md"])
+@pytest.mark.parametrize(
+    "page", ["../README.md", "own-distributions.md", "own-operators.md", "coming-from-sb3-contrib.md", "robustness.md"]
+)
 def test_the_code_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sb3_trpo_fvp.distributions._REGISTERED", dict(_REGISTERED))
