@@ -30,8 +30,8 @@ from matplotlib.figure import Figure
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from benchmarks.learning import OWN, ROOT
-from benchmarks.tables import markdown_table, update_page
+from benchmarks.learning.runs import OWN, ROOT
+from benchmarks.speed.report import markdown_table, update_page
 from sb3_trpo_fvp import TRPO, FisherOperator, conjugate_gradient, fisher_operator
 from sb3_trpo_fvp.cli import main as command
 from sb3_trpo_fvp.linalg.vectors import assign, flatten

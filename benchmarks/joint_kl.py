@@ -25,9 +25,9 @@ from sb3_contrib import TRPO as ContribTRPO
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.monitor import Monitor
 
-from benchmarks.environment import describe_environment
-from benchmarks.tables import update_page
-from benchmarks.workloads import THEIRS
+from benchmarks.common.provenance import describe_environment
+from benchmarks.common.workloads import THEIRS
+from benchmarks.speed.report import update_page
 from sb3_trpo_fvp import TRPO
 
 ROOT = Path(__file__).resolve().parent.parent

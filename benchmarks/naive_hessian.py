@@ -26,11 +26,11 @@ import numpy as np
 import torch as th
 from matplotlib.figure import Figure
 
-from benchmarks.environment import describe_environment
-from benchmarks.learning import ROOT
-from benchmarks.memory import peak_bytes
-from benchmarks.tables import markdown_table, update_page
-from benchmarks.workloads import Workload, cached_rollout
+from benchmarks.common.provenance import describe_environment
+from benchmarks.common.workloads import Workload, cached_rollout
+from benchmarks.learning.runs import ROOT
+from benchmarks.speed.memory import peak_bytes
+from benchmarks.speed.report import markdown_table, update_page
 from sb3_trpo_fvp import TRPO, conjugate_gradient, fisher_operator
 from sb3_trpo_fvp.trust_region import SurrogateProblem
 

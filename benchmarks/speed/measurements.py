@@ -12,10 +12,10 @@ import sb3_contrib
 import torch as th
 
 import sb3_trpo_fvp
-from benchmarks.memory import actor_step_peak
-from benchmarks.pairs import Side, measure_in_turns
-from benchmarks.products import contrib_product, flat_double_backprop, layer_products, our_product
-from benchmarks.workloads import Contestants, Rollout, Workload, cached_rollout, contestants
+from benchmarks.common.pairs import Side, measure_in_turns
+from benchmarks.common.workloads import Contestants, Rollout, Workload, cached_rollout, contestants
+from benchmarks.speed.memory import actor_step_peak
+from benchmarks.speed.products import contrib_product, flat_double_backprop, layer_products, our_product
 
 Measurement = dict[str, list[float]]
 """``reference`` and ``ours``: seconds or bytes, one of each for each pair."""
@@ -40,7 +40,7 @@ class Context:
         Time alternatives in turns. With one thread, what other processes take of the machine is left out.
 
         :param sides: by name
-        :param shortest: see :func:`benchmarks.pairs.measure_in_turns`
+        :param shortest: see :func:`benchmarks.common.pairs.measure_in_turns`
         :return: seconds
         """
         clock = time.process_time if th.get_num_threads() == 1 else time.perf_counter

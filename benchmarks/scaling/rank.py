@@ -14,7 +14,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
-from benchmarks.workloads import THEIRS
+from benchmarks.common.workloads import THEIRS
 from sb3_trpo_fvp import TRPO
 from sb3_trpo_fvp.critic.adam import CHEAP_MINIBATCH
 from sb3_trpo_fvp.distributed import Communicator

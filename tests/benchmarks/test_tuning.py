@@ -10,8 +10,9 @@ import yaml
 from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from benchmarks import directions, naive_hessian, screening
+from benchmarks import directions, naive_hessian
 from benchmarks.directions import CANDIDATES, compare
+from benchmarks.tuning import report as screening
 from sb3_trpo_fvp import TRPO, fisher_operator
 from sb3_trpo_fvp.zoo.configs import default_config
 from sb3_trpo_fvp.zoo.experiment_manager import register

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import critic, critic_report
-from benchmarks.critic import CRITICS, ENVIRONMENTS, Run, plan, settings
+from benchmarks.critic import report as critic_report
+from benchmarks.critic import study as critic
+from benchmarks.critic.study import CRITICS, ENVIRONMENTS, Run, plan, settings
 from sb3_trpo_fvp import TRPO
 from sb3_trpo_fvp.zoo.configs import ALGORITHM, BASELINE
 

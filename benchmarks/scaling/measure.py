@@ -22,12 +22,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.environment import describe_environment, load_average
-from benchmarks.pairs import summarize
-from benchmarks.scaling_model import Link, Work, efficiency, fit_link, most_ranks, update_seconds
-from benchmarks.tables import update_page
+from benchmarks.common.pairs import summarize
+from benchmarks.common.provenance import describe_environment, load_average
+from benchmarks.scaling.model import Link, Work, efficiency, fit_link, most_ranks, update_seconds
+from benchmarks.speed.report import update_page
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "scaling" / "scaling.json"
 PARTIAL = RESULTS.with_suffix(".partial")
 PAGE = ROOT / "docs" / "distributed.md"
@@ -52,12 +52,12 @@ def run_ranks(ranks: int, *arguments: str) -> Any:
     Start ranks and wait for what rank 0 prints.
 
     :param ranks: how many
-    :param arguments: command line of :mod:`benchmarks.scaling_rank`
+    :param arguments: command line of :mod:`benchmarks.scaling.rank`
     :return: the JSON
     """
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    command = [*launcher, "-m", "benchmarks.scaling_rank", *arguments]
+    command = [*launcher, "-m", "benchmarks.scaling.rank", *arguments]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         print(done.stderr, file=sys.stderr)
@@ -70,7 +70,7 @@ def run_apart(processes: int, *arguments: str) -> list[Any]:
     Start processes of one rank each at the same time: what the machine gives to work that does not communicate at all.
 
     :param processes: how many
-    :param arguments: command line of :mod:`benchmarks.scaling_rank`
+    :param arguments: command line of :mod:`benchmarks.scaling.rank`
     :return: what each of them printed
     """
     with ThreadPoolExecutor(processes) as pool:
@@ -127,7 +127,7 @@ def work_of(runs: list[dict[str, Any]]) -> Work:
     """
     Summarize runs of one rank.
 
-    :param runs: what :func:`benchmarks.scaling_rank.learn` returned
+    :param runs: what :func:`benchmarks.scaling.rank.learn` returned
     :return: their medians
     """
 

@@ -58,7 +58,7 @@ def _version(package: str) -> str | None:
 
 def _commit() -> str | None:
     """Return the commit that is checked out, with a + if the package differs from it; None outside of a repository."""
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
 
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()

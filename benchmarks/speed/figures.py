@@ -26,7 +26,7 @@ def draw_cost(curve: dict[str, Any], threads: int, file: Path) -> None:
     """
     Draw the cost per product against the number of states and against width, logarithmic on both axes.
 
-    :param curve: of :func:`benchmarks.cost_curve.cost`
+    :param curve: of :func:`benchmarks.speed.cost_curve.cost`
     :param threads: that it was measured with
     :param file: where to
     """
@@ -53,7 +53,7 @@ def draw_improvement(curve: dict[str, Any], default: float, default_products: in
     """
     Draw the predicted improvement against products spent, one panel for each damping.
 
-    :param curve: of :func:`benchmarks.improvement_curve.improvement`
+    :param curve: of :func:`benchmarks.speed.improvement_curve.improvement`
     :param default: this package's default ``cg_residual_tol``
     :param default_products: that sb3-contrib spends at its defaults
     :param file: where to

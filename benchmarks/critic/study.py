@@ -33,7 +33,7 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.utils import explained_variance
 from stable_baselines3.common.vec_env import VecNormalize
 
-from benchmarks.environment import describe_environment, load_average
+from benchmarks.common.provenance import describe_environment, load_average
 from sb3_trpo_fvp import TRPO
 from sb3_trpo_fvp.critic.adam import AdamCritic
 from sb3_trpo_fvp.critic.fit import CriticFit, CriticStats
@@ -43,7 +43,7 @@ from sb3_trpo_fvp.policies import split_parameters
 from sb3_trpo_fvp.rollouts.buffer import whole_rollout
 from sb3_trpo_fvp.zoo.configs import ALGORITHM, BASELINE, default_config
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "critic"
 ENVIRONMENTS = ("Hopper-v5", "HalfCheetah-v5", "Walker2d-v5")
 CRITICS = ("adam", "gauss_newton")
@@ -288,7 +288,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         partial = path.with_suffix(f".{os.getpid()}.tmp")
         partial.write_text(json.dumps(train(run)) + "\n")
         partial.rename(path)
-    from benchmarks.critic_report import write_report
+    from benchmarks.critic.report import write_report
 
     write_report(RESULTS)
 

@@ -1,5 +1,5 @@
 """
-The screening of hyperparameters for ``trpo_fvp.yml``: ``python -m benchmarks.screening``.
+The screening of hyperparameters for ``trpo_fvp.yml``: ``python -m benchmarks.tuning``.
 
 Seven settings at two levels each, on every environment of the learning benchmark, in the 12 runs of a Plackett-Burman design
 (Plackett and Burman, 1946): each level of each setting is in half of the runs, and each pair of levels of two settings in a
@@ -21,8 +21,8 @@ from typing import TypeAlias
 
 import numpy as np
 
-from benchmarks.learning import LAST, ROOT, read_references
-from benchmarks.tables import markdown_table, update_page
+from benchmarks.learning.runs import LAST, ROOT, read_references
+from benchmarks.speed.report import markdown_table, update_page
 from sb3_trpo_fvp.cli import main as command
 from sb3_trpo_fvp.zoo.results import load_results
 
@@ -332,7 +332,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     :param arguments: the command line
     """
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.screening", description="Screen hyperparameters.")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.tuning", description="Screen hyperparameters.")
     parser.add_argument("--run", type=Path, metavar="FOLDER", help="do the runs that are missing in a sweep's folder")
     parser.add_argument("--collect", type=Path, metavar="FOLDER", help="take the returns out of a sweep's folder")
     options = parser.parse_args(arguments)

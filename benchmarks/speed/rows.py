@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from benchmarks.measurements import Context, Measurement, learn, peak_memory, product, train
-from benchmarks.pairs import Summary, summarize
-from benchmarks.workloads import Workload
+from benchmarks.common.pairs import Summary, summarize
+from benchmarks.common.workloads import Workload
+from benchmarks.speed.measurements import Context, Measurement, learn, peak_memory, product, train
 
 HALFCHEETAH = Workload("HalfCheetah-v5", updates_before=5)
 HALFCHEETAH_16K = Workload("HalfCheetah-v5", n_envs=8, updates_before=5)

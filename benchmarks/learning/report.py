@@ -8,8 +8,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from benchmarks.learning import BASELINE, LIKE_FOR_LIKE, NAMES, OWN, ROOT, Run
-from benchmarks.tables import markdown_table, update_page
+from benchmarks.learning.runs import BASELINE, LIKE_FOR_LIKE, NAMES, OWN, ROOT, Run
+from benchmarks.speed.report import markdown_table, update_page
 from sb3_trpo_fvp.zoo.compare.summary import bootstrap
 from sb3_trpo_fvp.zoo.sweeps.sweep import Sweep
 

@@ -20,7 +20,7 @@ from typing import Any
 import sb3_contrib
 
 import sb3_trpo_fvp
-from benchmarks.workloads import Rollout, Workload
+from benchmarks.common.workloads import Rollout, Workload
 
 ALGORITHMS: dict[str, type[Any]] = {"theirs": sb3_contrib.TRPO, "ours": sb3_trpo_fvp.TRPO}
 """Either package's TRPO."""
@@ -57,7 +57,7 @@ def actor_step_peak(side: str, workload: Workload, rollout: Rollout, threads: in
     with tempfile.NamedTemporaryFile(suffix=".pickle") as file:
         file.write(pickle.dumps((side, workload, rollout, kwargs)))
         file.flush()
-        command = [sys.executable, "-m", "benchmarks.memory", file.name]
+        command = [sys.executable, "-m", "benchmarks.speed.memory", file.name]
         done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return int(done.stdout.split()[-1])
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import sb3_contrib
 
-from benchmarks.measurements import Context
-from benchmarks.pairs import Side
-from benchmarks.products import contrib_product, flat_double_backprop, layer_products, our_product
-from benchmarks.rows import HALFCHEETAH_16K
-from benchmarks.workloads import Contestants, Rollout, Workload, contestants
+from benchmarks.common.pairs import Side
+from benchmarks.common.workloads import Contestants, Rollout, Workload, contestants
+from benchmarks.speed.measurements import Context
+from benchmarks.speed.products import contrib_product, flat_double_backprop, layer_products, our_product
+from benchmarks.speed.rows import HALFCHEETAH_16K
 
 SIZES = (128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 WIDTHS = (16, 32, 64, 128, 256, 512, 1024)

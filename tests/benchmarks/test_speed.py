@@ -12,16 +12,17 @@ import torch as th
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import sb3_trpo_fvp
-from benchmarks import improvement_curve, speed
-from benchmarks.environment import describe_environment
-from benchmarks.figures import draw_cost, draw_improvement
-from benchmarks.measurements import Context
-from benchmarks.memory import peak_bytes
-from benchmarks.pairs import Side, measure_in_turns, summarize
-from benchmarks.products import contrib_product, flat_double_backprop, layer_products, our_product
-from benchmarks.rows import ROWS, Row, Target
-from benchmarks.tables import cell, markdown, update_page
-from benchmarks.workloads import Contestants, Rollout, Workload, collect, contestants
+from benchmarks.common.pairs import Side, measure_in_turns, summarize
+from benchmarks.common.provenance import describe_environment
+from benchmarks.common.workloads import Contestants, Rollout, Workload, collect, contestants
+from benchmarks.speed import command as speed
+from benchmarks.speed import improvement_curve
+from benchmarks.speed.figures import draw_cost, draw_improvement
+from benchmarks.speed.measurements import Context
+from benchmarks.speed.memory import peak_bytes
+from benchmarks.speed.products import contrib_product, flat_double_backprop, layer_products, our_product
+from benchmarks.speed.report import cell, markdown, update_page
+from benchmarks.speed.rows import ROWS, Row, Target
 
 TINY = Workload("Pendulum-v1", n_steps=128, net_arch=(8, 8))
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from rich.table import Table
 
-from benchmarks.improvement_curve import DAMPINGS, MAX_PRODUCTS, improvement_summary
-from benchmarks.pairs import Summary
-from benchmarks.rows import ROWS, Row
+from benchmarks.common.pairs import Summary
+from benchmarks.speed.improvement_curve import DAMPINGS, MAX_PRODUCTS, improvement_summary
+from benchmarks.speed.rows import ROWS, Row
 
 HEADER = ("what", "work", "against", "target", "1 thread", "2 threads")
 
@@ -54,7 +54,7 @@ def terminal_table(results: dict[str, Any], rows: tuple[Row, ...] = ROWS) -> Tab
     :param rows: which
     :return: for rich to print
     """
-    table = Table(*HEADER, title="Summary against target: median of pairs (quartiles)")
+    table = Table(*HEADER, title="Measured against target: median of pairs (quartiles)")
     for line in lines(results, rows):
         style = "red" if "✗" in line[4] + line[5] else "green" if "✓" in line[4] + line[5] else None
         table.add_row(*(text.replace("`", "") for text in line), style=style)
@@ -115,7 +115,7 @@ def _environment(results: dict[str, Any]) -> str:
     busy = f" Load average before each row: {min(loads):.1f} to {max(loads):.1f}." if loads else ""
     note = f" **{environment['note']}**" if environment["note"] else ""
     return (
-        f"Summary on {environment['cpu']}, {environment['cpu_count']} cores, {environment['os']}, Python "
+        f"Measured on {environment['cpu']}, {environment['cpu_count']} cores, {environment['os']}, Python "
         f"{environment['python']}, {versions}, commit {environment['commit']}, at least {results['pairs']} pairs a row "
         f"(memory: 2).{busy}{note}"
     )

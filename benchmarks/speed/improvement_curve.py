@@ -16,10 +16,10 @@ from sb3_contrib.common.utils import conjugate_gradient_solver
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import RolloutBufferSamples
 
-from benchmarks.measurements import Context
-from benchmarks.pairs import Side, summarize
-from benchmarks.products import Product, contrib_product
-from benchmarks.workloads import Workload
+from benchmarks.common.pairs import Side, summarize
+from benchmarks.common.workloads import Workload
+from benchmarks.speed.measurements import Context
+from benchmarks.speed.products import Product, contrib_product
 from sb3_trpo_fvp import CGSolution, conjugate_gradient, fisher_operator
 from sb3_trpo_fvp.policies import prepare_actions
 

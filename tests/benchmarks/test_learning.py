@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 import yaml
 
-from benchmarks import learning
-from benchmarks.learning import BASELINE, NAMES, OWN, Run, collect, read, read_references
-from benchmarks.learning_figures import draw_all
-from benchmarks.learning_report import (
+from benchmarks.learning import runs as learning
+from benchmarks.learning.figures import draw_all
+from benchmarks.learning.report import (
     ALIKE,
     PAGES,
     agreement,
@@ -29,6 +28,7 @@ from benchmarks.learning_report import (
     scores,
     summary,
 )
+from benchmarks.learning.runs import BASELINE, NAMES, OWN, Run, collect, read, read_references
 from sb3_trpo_fvp.zoo.configs import find_config
 from sb3_trpo_fvp.zoo.sweeps.sweep import Sweep
 

@@ -1,4 +1,4 @@
-"""The table and the figure of :mod:`benchmarks.critic`, from whatever runs there are."""
+"""The table and the figure of :mod:`benchmarks.critic.study`, from whatever runs there are."""
 
 import json
 from collections.abc import Sequence
@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.learning_report import reproducible
+from benchmarks.learning.report import reproducible
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "critic.md"
 FIGURE = ROOT / "docs" / "figures" / "critic.png"
 BEGIN, END = "<!-- begin: written by python -m benchmarks.critic -->", "<!-- end -->"

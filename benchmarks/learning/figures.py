@@ -1,4 +1,4 @@
-"""The figures of :mod:`benchmarks.learning`."""
+"""The figures of :mod:`benchmarks.learning.runs`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.learning import BASELINE, NAMES, OWN, ROOT, Run
-from benchmarks.learning_report import ALIKE, REPETITIONS, References, improvement, matched, reproducible, scores
+from benchmarks.learning.report import ALIKE, REPETITIONS, References, improvement, matched, reproducible, scores
+from benchmarks.learning.runs import BASELINE, NAMES, OWN, ROOT, Run
 from sb3_trpo_fvp.zoo.compare.summary import bootstrap
 
 FIGURES = ROOT / "docs" / "figures"

@@ -24,7 +24,7 @@ import numpy as np
 
 from sb3_trpo_fvp.zoo.results import Result, load_results
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "learning"
 DEFAULTS = ROOT / "benchmarks" / "results" / "defaults"
 REFERENCES = ROOT / "benchmarks" / "reference_scores.json"
@@ -185,8 +185,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     :param arguments: the command line
     """
-    from benchmarks.learning_figures import draw_all
-    from benchmarks.learning_report import publish
+    from benchmarks.learning.figures import draw_all
+    from benchmarks.learning.report import publish
 
     parser = argparse.ArgumentParser(prog="python -m benchmarks.learning", description="Report the learning benchmark.")
     parser.add_argument(

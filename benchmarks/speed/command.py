@@ -27,16 +27,16 @@ import torch as th
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from benchmarks.cost_curve import cost
-from benchmarks.environment import describe_environment, load_average
-from benchmarks.figures import draw_cost, draw_improvement
-from benchmarks.improvement_curve import improvement
-from benchmarks.measurements import Context
-from benchmarks.rows import ROWS
-from benchmarks.tables import markdown, terminal_table, update_page
+from benchmarks.common.provenance import describe_environment, load_average
+from benchmarks.speed.cost_curve import cost
+from benchmarks.speed.figures import draw_cost, draw_improvement
+from benchmarks.speed.improvement_curve import improvement
+from benchmarks.speed.measurements import Context
+from benchmarks.speed.report import markdown, terminal_table, update_page
+from benchmarks.speed.rows import ROWS
 from sb3_trpo_fvp import TRPO
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "speed.json"
 FIGURES = ROOT / "docs" / "figures"
 PAGES = (ROOT / "README.md", ROOT / "docs" / "speed.md")

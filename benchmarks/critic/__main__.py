@@ -1,0 +1,5 @@
+"""``python -m benchmarks.critic``."""
+
+from benchmarks.critic.study import main
+
+main()
