@@ -4,18 +4,18 @@ import os
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import torch as th
 
+from benchmarks import ROOT
 from sb3_trpo_fvp.zoo.provenance import processor
 
 PACKAGES = ("torch", "stable-baselines3", "sb3-contrib", "gymnasium", "mujoco", "numpy")
 """Whose versions decide how fast or how well something runs."""
 
 
-def describe_environment(note: str = "") -> dict[str, Any]:
+def provenance(note: str = "") -> dict[str, Any]:
     """
     Describe the machine, the versions and the state of the source.
 
@@ -58,10 +58,9 @@ def _version(package: str) -> str | None:
 
 def _commit() -> str | None:
     """Return the commit that is checked out, with a + if the package differs from it; None outside of a repository."""
-    root = Path(__file__).resolve().parents[2]
 
     def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
         return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "--", "sb3_trpo_fvp") else "")

@@ -1,5 +1,5 @@
 """``python -m benchmarks.critic``."""
 
-from benchmarks.critic.study import main
+from benchmarks.critic.command import STUDY
 
-main()
+STUDY.main()

@@ -1,4 +1,4 @@
-"""The table and the figure of :mod:`benchmarks.critic.study`, from whatever runs there are."""
+"""The table and the figure of :mod:`benchmarks.critic`, from whatever runs there are."""
 
 import json
 from collections.abc import Sequence
@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from benchmarks.learning.report import reproducible
+from benchmarks import FIGURES, ROOT
+from benchmarks.common.figures import OURS, THEIRS, finish, panels, steps_axis
+from benchmarks.common.pages import update_page
+from benchmarks.common.statistics import reproducible
 
-ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "critic.md"
-FIGURE = ROOT / "docs" / "figures" / "critic.png"
-BEGIN, END = "<!-- begin: written by python -m benchmarks.critic -->", "<!-- end -->"
+FIGURE = FIGURES / "critic.png"
 NAMES = {"adam": "Adam", "gauss_newton": "Gauss-Newton"}
-COLORS = {"adam": "#d55e00", "gauss_newton": "#0072b2"}  # apart for every kind of colour vision (Okabe and Ito)
+COLORS = {"adam": THEIRS, "gauss_newton": OURS}
 WARM_UP = 5
 """Updates at the start that are left out of means: there, both critics are strangers to the returns' scale."""
 
@@ -191,8 +191,7 @@ def draw(runs: Sequence[Series], path: Path) -> None:
     :param path: the file to write
     """
     envs = sorted({run.env for run in runs})
-    figure = Figure(figsize=(4.4 * len(envs), 6.2), layout="constrained")
-    axes = figure.subplots(2, len(envs), squeeze=False, sharex="col")
+    figure, axes = panels(2, len(envs), (4.4 * len(envs), 6.2), sharex="col")
     for column, env in zip(axes.T, envs, strict=True):
         for row, driver in zip(column, NAMES, strict=True):
             group = [run for run in runs if (run.env, run.critic) == (env, driver)]
@@ -201,16 +200,11 @@ def draw(runs: Sequence[Series], path: Path) -> None:
                     label = NAMES[critic] if run is group[0] else None
                     row.plot(run["step"], run[f"{critic}_explained_variance"], color=color, alpha=0.7, lw=1, label=label)
             row.set(title=f"{env}, {NAMES[driver]} drives", ylim=(-0.1, 1.0))
-            row.grid(alpha=0.25)
-            row.spines[["top", "right"]].set_visible(False)
-            row.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if value else "0")
+            steps_axis(row)
         column[-1].set_xlabel("steps")
     for row in axes:
         row[0].set_ylabel("explained variance, next rollout")
-    handles, labels = next(ax.get_legend_handles_labels() for ax in axes.flat if ax.lines)
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    finish(figure, path, legend_columns=2)
 
 
 def write_report(results: Path, page: Path = PAGE, figure: Path = FIGURE) -> None:
@@ -218,7 +212,7 @@ def write_report(results: Path, page: Path = PAGE, figure: Path = FIGURE) -> Non
     Write the tables into the page, and draw the figure.
 
     :param results: folder of the runs
-    :param page: a file with the markers :data:`BEGIN` and :data:`END`
+    :param page: a file with the markers of ``critic``
     :param figure: the file to draw
     """
     runs = read(results)
@@ -229,7 +223,5 @@ def write_report(results: Path, page: Path = PAGE, figure: Path = FIGURE) -> Non
     for steps in longest_first:
         lines += ["", *section([run for run in runs if run.n_timesteps == steps], steps)]
     lines += ["", f"![Explained variance on the next rollout](figures/{figure.name})", ""]
-    head, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    page.write_text("\n".join([head + BEGIN, *lines, END + tail]), encoding="utf-8")
+    update_page(page, {"critic": "\n".join(lines)})
     draw([run for run in runs if run.n_timesteps == longest_first[0]], figure)

@@ -1,22 +1,6 @@
-"""
-Gauss-Newton against Adam for the critic: ``python -m benchmarks.critic``.
+"""One run of :mod:`benchmarks.critic`: one critic drives, the other is its shadow."""
 
-Measuring policy. One critic drives each run, the other is its shadow: at every update both are fitted to the same
-returns at the same states, and before that both are asked for the values of states that neither was fitted to, those of
-the next rollout. Explained variance is measured against the driver's returns, which favours the driver; therefore each
-critic drives once for every environment and seed. Adam has the epochs, minibatches and learning rate of RL-Zoo. Both fits
-of an update run right after each other in one process, every other time in the opposite order, and so does sb3-contrib's
-``train()``, at RL-Zoo's setting, on the same rollout and weights at every tenth update. The clock is the process's own
-CPU time on one thread, which leaves out what other processes take; ratios are the only results.
-
-A run is a file of its own under ``benchmarks/results/critic``, with the environment that gave it. Those that are there are
-not done again, so the study may be stopped and started at any time; ``--report`` draws up what there is.
-"""
-
-import argparse
 import copy
-import json
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -33,7 +17,7 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.utils import explained_variance
 from stable_baselines3.common.vec_env import VecNormalize
 
-from benchmarks.common.provenance import describe_environment, load_average
+from benchmarks.common.provenance import load_average, provenance
 from sb3_trpo_fvp import TRPO
 from sb3_trpo_fvp.critic.adam import AdamCritic
 from sb3_trpo_fvp.critic.fit import CriticFit, CriticStats
@@ -43,15 +27,13 @@ from sb3_trpo_fvp.policies import split_parameters
 from sb3_trpo_fvp.rollouts.buffer import whole_rollout
 from sb3_trpo_fvp.zoo.configs import ALGORITHM, BASELINE, default_config
 
-ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "benchmarks" / "results" / "critic"
 ENVIRONMENTS = ("Hopper-v5", "HalfCheetah-v5", "Walker2d-v5")
 CRITICS = ("adam", "gauss_newton")
 CONTRIB_EVERY = 10
 
 
 @dataclass(frozen=True)
-class Run:
+class CriticRun:
     """
     One training run.
 
@@ -72,7 +54,7 @@ class Run:
         return f"{self.env}-{self.critic}-{self.seed}-{self.n_timesteps}.json"
 
 
-def plan(envs: Sequence[str], seeds: int, n_timesteps: int) -> list[Run]:
+def plan(envs: Sequence[str], seeds: int, n_timesteps: int) -> list[CriticRun]:
     """
     List the runs, both critics on all environments before the next seed: an unfinished study compares like with like.
 
@@ -81,7 +63,7 @@ def plan(envs: Sequence[str], seeds: int, n_timesteps: int) -> list[Run]:
     :param n_timesteps: steps of each run
     :return: the runs
     """
-    return [Run(env, critic, seed, n_timesteps) for seed in range(seeds) for env in envs for critic in CRITICS]
+    return [CriticRun(env, critic, seed, n_timesteps) for seed in range(seeds) for env in envs for critic in CRITICS]
 
 
 def settings(algorithm: str, env: str) -> tuple[dict[str, Any], int]:
@@ -240,7 +222,7 @@ class StudiedTRPO(TRPO):
         )
 
 
-def train(run: Run, **overrides: Any) -> dict[str, Any]:
+def train(run: CriticRun, **overrides: Any) -> dict[str, Any]:
     """
     Do a run.
 
@@ -259,39 +241,9 @@ def train(run: Run, **overrides: Any) -> dict[str, Any]:
     model.learn(run.n_timesteps)
     env.close()
     series = {key: [_rounded(record[key]) for record in model.records] for key in model.records[0]}
-    return {"run": asdict(run), "settings": kwargs, "environment": describe_environment(), "updates": series}
+    return {"run": asdict(run), "settings": kwargs, "environment": provenance(), "updates": series}
 
 
 def _rounded(value: float) -> float | int | None:
     """Four digits; JSON knows no NaN."""
     return value if isinstance(value, int) else float(f"{value:.4g}") if np.isfinite(value) else None
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """
-    Do the runs that are missing, then draw up the report.
-
-    :param arguments: the command line
-    """
-    parser = argparse.ArgumentParser(description="Gauss-Newton against Adam for the critic.")
-    parser.add_argument("--env", nargs="+", default=ENVIRONMENTS, help="environments (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, default=3, help="how many seeds (default: %(default)s)")
-    parser.add_argument("--timesteps", type=int, default=300_000, help="steps of a run (default: %(default)s)")
-    parser.add_argument("--report", action="store_true", help="no runs, only the report of those that are there")
-    options = parser.parse_args(arguments)
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    for run in [] if options.report else plan(options.env, options.seeds, options.timesteps):
-        path = RESULTS / run.file_name
-        if path.exists():
-            continue
-        print(f"{run.env}, {run.critic} drives, seed {run.seed}", flush=True)
-        partial = path.with_suffix(f".{os.getpid()}.tmp")
-        partial.write_text(json.dumps(train(run)) + "\n")
-        partial.rename(path)
-    from benchmarks.critic.report import write_report
-
-    write_report(RESULTS)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,5 +1,5 @@
 """``python -m benchmarks.learning``."""
 
-from benchmarks.learning.runs import main
+from benchmarks.learning.command import STUDY
 
-main()
+STUDY.main()

@@ -1,5 +1,5 @@
 """``python -m benchmarks.scaling``."""
 
-from benchmarks.scaling.measure import main
+from benchmarks.scaling.command import STUDY
 
-main()
+STUDY.main()

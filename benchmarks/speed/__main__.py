@@ -1,5 +1,5 @@
 """``python -m benchmarks.speed``."""
 
-from benchmarks.speed.command import main
+from benchmarks.speed.command import STUDY
 
-main()
+STUDY.main()

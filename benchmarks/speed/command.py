@@ -13,95 +13,32 @@ process of each side's own.
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
-import torch as th
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from benchmarks.common.provenance import describe_environment, load_average
-from benchmarks.speed.cost_curve import cost
+import benchmarks
+from benchmarks import FIGURES, ROOT
+from benchmarks.common.pages import update_page
+from benchmarks.common.processes import WorkerError
+from benchmarks.common.provenance import provenance
+from benchmarks.common.study import Study, Verb
 from benchmarks.speed.figures import draw_cost, draw_improvement
-from benchmarks.speed.improvement_curve import improvement
+from benchmarks.speed.measure import CURVES, KEYS, measure_apart, tasks
 from benchmarks.speed.measurements import Context
-from benchmarks.speed.report import markdown, terminal_table, update_page
+from benchmarks.speed.report import markdown, terminal_table
 from benchmarks.speed.rows import ROWS
 from sb3_trpo_fvp import TRPO
 
-ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "benchmarks" / "results" / "speed.json"
-FIGURES = ROOT / "docs" / "figures"
+RESULTS = benchmarks.RESULTS / "speed.json"
 PAGES = (ROOT / "README.md", ROOT / "docs" / "speed.md")
-CURVES: dict[str, Callable[[Context], dict[str, Any]]] = {"cost": cost, "improvement": improvement}
-KEYS = (*(row.key for row in ROWS), *CURVES)
 CONTRIB_PRODUCTS = 17
 """That sb3-contrib spends on an update at its defaults: a start, 15 steps and sᵀHs."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """
-    A row or a curve at a number of threads.
-
-    :param key: which
-    :param threads: torch's
-    """
-
-    key: str
-    threads: int
-
-
-def tasks(keys: list[str]) -> list[Task]:
-    """
-    List what there is to measure.
-
-    :param keys: rows and curves
-    :return: each at every number of threads that it is measured at; curves at one
-    """
-    rows = [Task(row.key, threads) for row in ROWS if row.key in keys for threads in row.threads]
-    return rows + [Task(key, 1) for key in CURVES if key in keys]
-
-
-def measure(task: Task, context: Context) -> dict[str, Any]:
-    """
-    Measure, in this process.
-
-    :param task: what
-    :param context: how
-    :return: a row's ``reference``, ``ours`` and ``load`` or what a curve returns
-    """
-    th.set_num_threads(task.threads)
-    if task.key in CURVES:
-        return CURVES[task.key](context)
-    row = next(row for row in ROWS if row.key == task.key)
-    load = load_average()
-    measured = {side: [float(f"{value:.4g}") for value in values] for side, values in row.measure(context).items()}
-    return {**measured, "load": load}
-
-
-def measure_apart(task: Task, context: Context) -> dict[str, Any]:
-    """
-    Measure, in a process of its own.
-
-    :param task: what
-    :param context: how
-    :return: see :func:`measure`
-    :raises subprocess.CalledProcessError: with what the process had to say
-    """
-    command = [sys.executable, "-m", "benchmarks.speed", "--worker", task.key, "--threads", str(task.threads)]
-    command += ["--pairs", str(context.pairs), "--folder", str(context.folder), *(["--quick"] if context.tiny else [])]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(task.threads), "MKL_NUM_THREADS": str(task.threads)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
 
 
 def load_results(environment: dict[str, Any], pairs: int) -> dict[str, Any]:
@@ -147,7 +84,7 @@ def run(keys: list[str], pairs: int, tiny: bool, note: str) -> None:
     :param note: to be kept with the environment
     """
     console = Console()
-    environment = describe_environment(note)
+    environment = provenance(note)
     results = load_results(environment, pairs)
     if tiny:
         results = {**results, "rows": {}, "curves": {}}
@@ -160,9 +97,9 @@ def run(keys: list[str], pairs: int, tiny: bool, note: str) -> None:
             progress.update(bar, description=f"{task.key}, {task.threads} thread{'s' * (task.threads > 1)}")
             try:
                 measured = measure_apart(task, context)
-            except subprocess.CalledProcessError as error:
+            except WorkerError as error:
                 failed.append(task)
-                progress.console.print(f"{task} failed:\n{error.stderr}", markup=False, highlight=False)
+                progress.console.print(f"{task} failed: {error}", markup=False, highlight=False)
                 continue
             if task.key in CURVES:
                 results["curves"][task.key] = measured
@@ -193,33 +130,26 @@ def publish(results: dict[str, Any]) -> None:
             update_page(page, markdown(results))
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """
-    Run from the command line.
+def _run(options: argparse.Namespace) -> None:
+    run(options.only, 3 if options.quick else options.pairs, options.quick, options.note)
 
-    :param arguments: those of the process if None
-    """
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description="Measure speed against sb3-contrib.")
+
+def _run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", nargs="+", choices=KEYS, default=list(KEYS), metavar="ROW", help=", ".join(KEYS))
-    parser.add_argument("--pairs", type=int, default=25, help="pairs of each row")
+    parser.add_argument("--pairs", type=int, default=25, help="pairs of each row (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="try everything out on tiny rollouts; nothing is kept")
     parser.add_argument("--note", default="", help="what a reader of the results must know of the machine")
-    parser.add_argument("--table", action="store_true", help="measure nothing: print and publish the committed results")
-    parser.add_argument("--worker", choices=KEYS, help=argparse.SUPPRESS)
-    parser.add_argument("--threads", type=int, default=1, help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
-    if options.worker:
-        print(
-            json.dumps(measure(Task(options.worker, options.threads), Context(options.pairs, options.folder, options.quick)))
-        )
-    elif options.table:
-        results = json.loads(RESULTS.read_text(encoding="utf-8"))
-        publish(results)
-        print("\n\n".join(markdown(results).values()))
-    else:
-        run(options.only, 3 if options.quick else options.pairs, options.quick, options.note)
 
 
-if __name__ == "__main__":
-    main()
+def _report(options: argparse.Namespace) -> None:
+    results = json.loads(RESULTS.read_text(encoding="utf-8"))
+    publish(results)
+    print("\n\n".join(markdown(results).values()))
+
+
+STUDY = Study(
+    "speed",
+    run=Verb("measure every row and curve, then report", _run, _run_arguments),
+    report=Verb("write tables and figures from the committed results", _report),
+    default="run",
+)

@@ -1,11 +1,10 @@
-"""Results as tables: for the terminal, and as markdown between markers of a page."""
+"""The results of :mod:`benchmarks.speed` as tables: for the terminal, and as markdown for pages."""
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
+from benchmarks.common.pages import markdown_table
 from benchmarks.common.pairs import Summary
 from benchmarks.speed.improvement_curve import DAMPINGS, MAX_PRODUCTS, improvement_summary
 from benchmarks.speed.rows import ROWS, Row
@@ -79,33 +78,6 @@ def markdown(results: dict[str, Any]) -> dict[str, str]:
     if "improvement" in results["curves"]:
         parts["speed-improvement"] = _improvement(results["curves"]["improvement"])
     return parts
-
-
-def update_page(file: Path, parts: dict[str, str]) -> None:
-    """
-    Replace what stands between ``<!-- NAME:start -->`` and ``<!-- NAME:end -->``; pages without such markers stay as they are.
-
-    :param file: markdown
-    :param parts: text by name
-    """
-    text = file.read_text(encoding="utf-8")
-    for name, part in parts.items():
-        start, end = f"<!-- {name}:start -->", f"<!-- {name}:end -->"
-        if start in text and end in text:
-            before, _, rest = text.partition(start)
-            text = f"{before}{start}\n{part}\n{end}{rest.partition(end)[2]}"
-    file.write_text(text, encoding="utf-8")
-
-
-def markdown_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """
-    Write a table.
-
-    :param header: its columns
-    :param body: its lines
-    :return: markdown
-    """
-    return "\n".join("| " + " | ".join(line) + " |" for line in (header, ("---",) * len(header), *body))
 
 
 def _environment(results: dict[str, Any]) -> str:

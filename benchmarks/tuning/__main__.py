@@ -1,5 +1,5 @@
 """``python -m benchmarks.tuning``."""
 
-from benchmarks.tuning.report import main
+from benchmarks.tuning.command import STUDY
 
-main()
+STUDY.main()

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.critic import report as critic_report
-from benchmarks.critic import study as critic
-from benchmarks.critic.study import CRITICS, ENVIRONMENTS, Run, plan, settings
+from benchmarks.critic import command, report, study
+from benchmarks.critic.study import CRITICS, ENVIRONMENTS, CriticRun, plan, settings
 from sb3_trpo_fvp import TRPO
 from sb3_trpo_fvp.zoo.configs import ALGORITHM, BASELINE
 
@@ -43,7 +42,7 @@ def test_run_measures_both_critics_and_leaves_no_trace(name: str, monkeypatch: p
         return self
 
     monkeypatch.setattr(TRPO, "learn", spy)
-    result = critic.train(Run("Hopper-v5", name, 0, 3 * 64), **SMALL)
+    result = study.train(CriticRun("Hopper-v5", name, 0, 3 * 64), **SMALL)
     json.dumps(result, allow_nan=False)
     updates = result["updates"]
     assert updates["step"] == [64, 128, 192]
@@ -57,8 +56,8 @@ def test_run_measures_both_critics_and_leaves_no_trace(name: str, monkeypatch: p
     assert updates["contrib_train_seconds"][0] > 0.0
     assert updates["contrib_train_seconds"][1:] == [None, None]
 
-    monkeypatch.setattr(critic, "StudiedTRPO", _Plain)
-    critic.train(Run("Hopper-v5", name, 0, 3 * 64), **SMALL)
+    monkeypatch.setattr(study, "StudiedTRPO", _Plain)
+    study.train(CriticRun("Hopper-v5", name, 0, 3 * 64), **SMALL)
     studied, plain = final.values()
     assert all(np.array_equal(studied[key], plain[key]) for key in studied)
 
@@ -70,7 +69,7 @@ class _Plain(TRPO):
         self.records = [{"step": 0}]
 
 
-def _result(run: Run, level: float) -> dict[str, Any]:
+def _result(run: CriticRun, level: float) -> dict[str, Any]:
     updates: dict[str, list[float | None]] = {"step": list(range(20)), "return": [100.0 * level] * 20}
     updates |= {"train_seconds": [1.0] * 20, "contrib_train_seconds": [5.0, *[None] * 19]}
     updates |= {"adam_seconds": [3.0] * 20, "gauss_newton_seconds": [1.0] * 20}
@@ -82,11 +81,11 @@ def test_report_of_an_unfinished_study(tmp_path: Path) -> None:
     results = tmp_path / "results"
     results.mkdir()
     page = tmp_path / "critic.md"
-    page.write_text(f"before\n{critic_report.BEGIN}\nold\n{critic_report.END}\nafter\n")
-    for run in [*plan(["A", "B"], 2, 1000), Run("A", "adam", 2, 1000), Run("B", "adam", 0, 500)]:
+    page.write_text("before\n<!-- critic:start -->\nold\n<!-- critic:end -->\nafter\n")
+    for run in [*plan(["A", "B"], 2, 1000), CriticRun("A", "adam", 2, 1000), CriticRun("B", "adam", 0, 500)]:
         level = 1.5 if run.critic == "gauss_newton" else 1.0
         (results / run.file_name).write_text(json.dumps(_result(run, level)))
-    critic_report.write_report(results, page, tmp_path / "critic.png")
+    report.write_report(results, page, tmp_path / "critic.png")
     text = page.read_text()
     assert text.startswith("before\n")
     assert text.endswith("after\n")
@@ -101,11 +100,11 @@ def test_report_of_an_unfinished_study(tmp_path: Path) -> None:
 
 def test_finished_runs_are_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = []
-    monkeypatch.setattr(critic, "RESULTS", tmp_path)
-    monkeypatch.setattr(critic, "train", lambda run: done.append(run.file_name) or {"run": vars(run)})
-    monkeypatch.setattr(critic_report, "write_report", lambda results: None)
+    monkeypatch.setattr(command, "RESULTS", tmp_path)
+    monkeypatch.setattr(command, "train", lambda run: done.append(run.file_name) or {"run": vars(run)})
+    monkeypatch.setattr(command, "write_report", lambda results: None)
     (tmp_path / "Hopper-v5-adam-0-300000.json").write_text("{}")
-    critic.main(["--env", "Hopper-v5", "--seeds", "2"])
+    command.STUDY.main(["--env", "Hopper-v5", "--seeds", "2"])
     assert done == [f"Hopper-v5-{name}-300000.json" for name in ("gauss_newton-0", "adam-1", "gauss_newton-1")]
-    critic.main(["--env", "Hopper-v5", "--seeds", "2"])
+    command.STUDY.main(["--env", "Hopper-v5", "--seeds", "2"])
     assert len(done) == 3

@@ -8,38 +8,25 @@ import numpy as np
 import pytest
 import yaml
 
-from benchmarks.learning import runs as learning
+from benchmarks.common.references import read_references
+from benchmarks.common.statistics import difference, improvement, iqm
+from benchmarks.learning import reference
+from benchmarks.learning.command import PAGES, parts
+from benchmarks.learning.compare import agreement, ahead, matched, of_env, reaching, scores
 from benchmarks.learning.figures import draw_all
-from benchmarks.learning.report import (
-    ALIKE,
-    PAGES,
-    agreement,
-    comparison,
-    defaults_table,
-    difference,
-    improvement,
-    iqm,
-    kl_table,
-    matched,
-    of_env,
-    operator_table,
-    parts,
-    reaching,
-    scores,
-    summary,
-)
-from benchmarks.learning.runs import BASELINE, NAMES, OWN, Run, collect, read, read_references
+from benchmarks.learning.report import comparison, kl_table, operator_table, summary
+from benchmarks.learning.runs import ALIKE, BASELINE, NAMES, OWN, RESULTS, LearningRun, collect, read
 from sb3_trpo_fvp.zoo.configs import find_config
 from sb3_trpo_fvp.zoo.sweeps.sweep import Sweep
 
 REFERENCES = {"A-v0": {"random": -100.0, "reference": 100.0}, "B-v0": {"random": 0.0, "reference": 10.0}}
 
 
-def run(variant: str, env: str, seed: int, final: float, reached_at: int = 3) -> Run:
+def run(variant: str, env: str, seed: int, final: float, reached_at: int = 3) -> LearningRun:
     returns = np.full((6, 5), final)
     returns[:reached_at] = -100.0  # only the last three evaluations count as final
     cost = 2.0 if variant == BASELINE else 1.0
-    return Run(
+    return LearningRun(
         variant=variant,
         env=env,
         seed=seed,
@@ -135,10 +122,6 @@ def test_the_tables_compare_and_say_how_many_runs() -> None:
     assert "| A-v0 | KL Hessian | 2 | 50 [50, 50] | 4.0 | 1.00 |" in operator_table(alike)
     # The larger of the two KLs is above the bound.
     assert "| A-v0 | 0.02 | 0.0200 (0.0300) | 50% | 0.02 | 0.0200 (0.0300) | 50% |" in kl_table(RUNS)
-    swap = [replace(run, variant=run.variant.split()[0]) for run in RUNS]
-    assert "| A-v0 | 2 | 0 [0, 0] | 50 [50, 50] | 50 [50, 50] | -50 [-50, -50] | -25 [-25, -25] | 2.00 |" in defaults_table(
-        swap
-    )
     assert len(of_env(matched(RUNS, (BASELINE,))[BASELINE], "B-v0")) == 3
 
 
@@ -170,6 +153,48 @@ def test_finished_runs_are_collected_and_read_back(tmp_path: Path) -> None:
     assert found.final == pytest.approx(returns.mean(), abs=0.01)
 
 
+def test_runs_without_a_trust_region_are_collected_too(tmp_path: Path) -> None:
+    folder = tmp_path / "sweep" / "run"
+    (folder / "zoo").mkdir(parents=True)
+    np.savez(folder / "zoo" / "evaluations.npz", timesteps=[10], results=[[1.0, 2.0]])
+    (folder / "zoo" / "progress.csv").write_text("time/total_timesteps,time/learn_cpu_seconds\n10,2.0\n")
+    parameters = {"algo": "ppo conf_file=ppo.yml", "env": "A-v0 n_timesteps=10 eval_freq=10", "seed": 3}
+    finished = {
+        "variant": parameters["algo"],
+        "parameters": parameters,
+        "seconds": 9.0,
+        "folder": "zoo",
+        "versions": {"cpu": "one"},
+    }
+    (folder / "finished.json").write_text(json.dumps(finished))
+    assert collect(tmp_path / "sweep", tmp_path / "results") == 1
+    (found,) = read(tmp_path / "results")
+    assert (found.variant, found.env, found.seed, found.final) == ("ppo conf_file=ppo.yml", "A-v0", 3, 1.5)
+    assert found.kl.size == 0
+    assert np.isnan(found.target_kl)
+    assert found.means == {}
+    assert "NaN" not in (tmp_path / "results" / "run.json").read_text()
+
+
+def test_the_reference_compares_what_is_there() -> None:
+    ppo = [replace(run, variant="ppo conf_file=ppo.yml") for run in RUNS if run.variant == BASELINE]
+    assert reference.table([]) == "No run yet."
+    alone = reference.table([*ppo, *(run for run in RUNS if run.variant == BASELINE and run.env == "A-v0")])
+    assert "| A-v0 | 60,000 | 3 / 3 | 0 [0, 0] | 0 [0, 0] |" in alone
+    assert "| B-v0 | 60,000 | 0 / 3 | – | 4 [4, 4] |" in alone
+    everyone = reference.table([*RUNS, *ppo])
+    surely = "1.00 [1.00, 1.00]"
+    assert f"| 3 / 3 / 2 | 0 [0, 0] | 0 [0, 0] | 50 [50, 50] | {surely} | {surely} | 2.00 | 2.00 |" in everyone
+    assert f"| all that both have |  |  |  |  |  | {surely} | {surely} |  |  |" in everyone
+
+
+def test_who_is_ahead_is_asked_of_independent_seeds_where_both_are() -> None:
+    assert ahead({"A": [1.0]}, {"B": [0.0]}) == "–"
+    assert ahead({"A": [1.0, 3.0], "C": [9.0]}, {"A": [2.0, 2.0, 2.0]}).startswith("0.50 [")
+    # Seeds beyond those that every environment has are left out where environments are averaged.
+    assert ahead({"A": [3.0, 3.0], "B": [0.0]}, {"A": [2.0], "B": [1.0, 1.0]}) == "0.50"
+
+
 def test_the_figures_are_drawn(tmp_path: Path) -> None:
     alike = [replace(run, variant=variant) for variant in ALIKE for run in RUNS if run.variant == OWN]
     draw_all([*RUNS, *alike], REFERENCES, tmp_path)
@@ -179,7 +204,7 @@ def test_the_figures_are_drawn(tmp_path: Path) -> None:
 
 
 def test_the_pages_say_what_the_results_say() -> None:
-    found = parts(read(), read(learning.DEFAULTS), read_references())
+    found = parts()
     text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
     for name, part in found.items():
         assert f"<!-- {name}:start -->\n{part}\n<!-- {name}:end -->" in text, name
@@ -189,4 +214,4 @@ def test_results_hold_each_run_once() -> None:
     keys = [(run.variant, run.env, run.seed) for run in read()]
     assert len(keys) == len(set(keys))
     assert {run.variant for run in read()} <= set(NAMES)
-    assert learning.RESULTS.is_dir()
+    assert RESULTS.is_dir()

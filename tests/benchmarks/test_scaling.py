@@ -1,11 +1,12 @@
-"""The cost model of benchmarks.scaling.measure: it finds the link that made the samples, and its knobs point the right way."""
+"""The cost model of benchmarks.scaling: it finds the link that made the samples, and its knobs point the right way."""
 
 from dataclasses import replace
 
 import pytest
 
-from benchmarks.scaling.measure import KNOBS, report, work_of
+from benchmarks.scaling.measure import KNOBS
 from benchmarks.scaling.model import Link, Work, efficiency, fit_link, most_ranks, slowest_of, update_seconds
+from benchmarks.scaling.report import report, work_of
 from sb3_trpo_fvp import TRPO
 
 LINK = Link(latency=50e-6, bandwidth=1e9)

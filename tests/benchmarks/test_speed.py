@@ -12,16 +12,17 @@ import torch as th
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import sb3_trpo_fvp
+from benchmarks import FIGURES, ROOT
+from benchmarks.common.pages import update_page
 from benchmarks.common.pairs import Side, measure_in_turns, summarize
-from benchmarks.common.provenance import describe_environment
+from benchmarks.common.processes import peak_bytes
+from benchmarks.common.provenance import provenance
 from benchmarks.common.workloads import Contestants, Rollout, Workload, collect, contestants
-from benchmarks.speed import command as speed
-from benchmarks.speed import improvement_curve
+from benchmarks.speed import command, improvement_curve, measure
 from benchmarks.speed.figures import draw_cost, draw_improvement
 from benchmarks.speed.measurements import Context
-from benchmarks.speed.memory import peak_bytes
 from benchmarks.speed.products import contrib_product, flat_double_backprop, layer_products, our_product
-from benchmarks.speed.report import cell, markdown, update_page
+from benchmarks.speed.report import cell, markdown
 from benchmarks.speed.rows import ROWS, Row, Target
 
 TINY = Workload("Pendulum-v1", n_steps=128, net_arch=(8, 8))
@@ -180,7 +181,7 @@ def test_solvers_are_followed_on_one_and_the_same_system(tmp_path: Path, monkeyp
         assert record["theirs_own_beta"]["17"] < record["theirs"]["17"]
         for stops in record["stops"].values():
             assert [stop["products"] for stop in stops] == sorted(stop["products"] for stop in stops)
-    draw_improvement(study, 0.1, speed.CONTRIB_PRODUCTS, tmp_path / "figure.png")
+    draw_improvement(study, 0.1, command.CONTRIB_PRODUCTS, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 10_000
     assert (
         "products with the Kronecker-factored preconditioner"
@@ -202,21 +203,21 @@ def test_cost_figure(tmp_path: Path) -> None:
 
 
 def test_rows_and_curves_are_measured_at_their_threads() -> None:
-    assert len(speed.KEYS) == len(set(speed.KEYS))
-    chosen = speed.tasks(["memory", "cost", "train"])
-    assert chosen == [speed.Task("train", 1), speed.Task("train", 2), speed.Task("memory", 1), speed.Task("cost", 1)]
+    assert len(measure.KEYS) == len(set(measure.KEYS))
+    chosen = measure.tasks(["memory", "cost", "train"])
+    assert chosen == [measure.Task("train", 1), measure.Task("train", 2), measure.Task("memory", 1), measure.Task("cost", 1)]
     assert all(set(row.target.threads) & set(row.threads) for row in ROWS)
 
 
 def test_an_unknown_row_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        speed.main(["--only", "products"])
+        command.STUDY.main(["--only", "products"])
     assert "invalid choice: 'products'" in capsys.readouterr().err
 
 
 def results_of(row: Row, reference: float) -> dict[str, object]:
     measured = {"reference": [reference] * 3, "ours": [1.0] * 3, "load": 0.5}
-    environment = {**describe_environment("shared"), "cpu": "a processor"}
+    environment = {**provenance("shared"), "cpu": "a processor"}
     return {"environment": environment, "pairs": 3, "rows": {row.key: {"1": measured, "2": measured}}, "curves": {}}
 
 
@@ -244,13 +245,13 @@ def test_a_page_is_changed_between_its_markers_only(tmp_path: Path) -> None:
 
 
 def test_the_page_shows_the_committed_results() -> None:
-    results = json.loads(speed.RESULTS.read_text())
-    pages = [(speed.ROOT / path).read_text(encoding="utf-8") for path in ("docs/speed.md", "README.md")]
+    results = json.loads(command.RESULTS.read_text())
+    pages = [(ROOT / path).read_text(encoding="utf-8") for path in ("docs/speed.md", "README.md")]
     for name, part in markdown(results).items():
         shown = f"<!-- {name}:start -->\n{part}\n<!-- {name}:end -->"
         assert any(shown in page for page in pages), name
         assert all(shown in page for page in pages if f"<!-- {name}:start -->" in page), name
     for curve, figure in (("cost", "product_cost.png"), ("improvement", "predicted_improvement.png")):
         assert curve in results["curves"]
-        assert (speed.FIGURES / figure).exists()
+        assert (FIGURES / figure).exists()
         assert all(f"figures/{figure}" in page for page in pages)
