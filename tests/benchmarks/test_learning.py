@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from rliable import metrics
 
 from benchmarks.common.references import read_references
-from benchmarks.common.statistics import difference, improvement, iqm
+from benchmarks.common.statistics import difference, improvement, iqm, probability_of_improvement
 from benchmarks.learning import reference
 from benchmarks.learning.command import PAGES, parts
 from benchmarks.learning.compare import agreement, ahead, matched, of_env, reaching, scores
@@ -81,6 +82,12 @@ def test_scores_and_aggregates_are_those_of_the_definition() -> None:
     assert iqm(ours)[0] == pytest.approx(0.675)
     assert improvement(ours, theirs) == (1.0, 1.0, 1.0)
     assert improvement(theirs, theirs) == (0.5, 0.5, 0.5)
+
+
+def test_the_probability_of_improvement_is_that_of_rliable() -> None:
+    generator = np.random.default_rng(0)
+    ours, theirs = (generator.integers(0, 4, size=(seeds, 3)).astype(float) for seeds in (6, 4))  # with ties
+    assert probability_of_improvement(ours, theirs) == pytest.approx(metrics.probability_of_improvement(ours, theirs))
 
 
 def test_returns_are_smoothed_over_as_many_evaluations_as_the_final_one() -> None:
