@@ -3,9 +3,9 @@ What the operators make of the same rollout: ``python -m benchmarks.directions``
 
 Runs are those of the benchmark's sweep with Gauss-Newton at this project's own hyperparameters and one callback more, which
 RL-Zoo starts as it starts any: :class:`DirectionRecorder` solves (H + λI)s = g with every operator on every tenth rollout,
-before the update, takes the step, measures it and puts the parameters back. ``--run FOLDER`` does the runs,
-``--collect FOLDER`` takes what they logged into ``benchmarks/results/directions``, and without either, the table and the
-figure are drawn from there. No clock is read.
+before the update, takes the step, measures it and puts the parameters back. ``run FOLDER`` does the runs, ``collect FOLDER``
+takes what they logged into ``benchmarks/results/directions``, and ``report``, the default, draws the table and the figure from
+there. No clock is read.
 
 The reference is Gauss-Newton on all states. With s of any operator on every n-th state, and F the reference:
 
@@ -26,28 +26,31 @@ from typing import Any
 
 import numpy as np
 import torch as th
-from matplotlib.figure import Figure
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from benchmarks.learning import OWN, ROOT
-from benchmarks.tables import markdown_table, update_page
+import benchmarks
+from benchmarks import FIGURES, ROOT
+from benchmarks.common.figures import LIGHT, OURS, PINK, finish, panels, steps_axis
+from benchmarks.common.pages import markdown_table, update_page
+from benchmarks.common.study import Study, Verb
 from sb3_trpo_fvp import TRPO, FisherOperator, conjugate_gradient, fisher_operator
 from sb3_trpo_fvp.cli import main as command
 from sb3_trpo_fvp.linalg.vectors import assign, flatten
 from sb3_trpo_fvp.policies import evaluation_mode
 from sb3_trpo_fvp.rollouts.advantages import normalize
 from sb3_trpo_fvp.trust_region import SurrogateProblem
+from sb3_trpo_fvp.zoo.configs import ALGORITHM
 from sb3_trpo_fvp.zoo.results import load_results
 
-RESULTS = ROOT / "benchmarks" / "results" / "directions"
+RESULTS = benchmarks.RESULTS / "directions"
 PAGE = ROOT / "docs" / "benchmarks.md"
-FIGURE = ROOT / "docs" / "figures" / "directions.png"
+FIGURE = FIGURES / "directions.png"
 EVERY = 10
 CANDIDATES = (("gauss_newton", 1), ("kl_hessian", 1), ("empirical", 1), ("gauss_newton", 8), ("empirical", 8))
 """Operators, and every how many states they see."""
 NAMES = {"gauss_newton": "Gauss-Newton", "kl_hessian": "KL Hessian", "empirical": "empirical"}
-COLORS = {"gauss_newton": "#0072b2", "kl_hessian": "#56b4e9", "empirical": "#cc79a7"}
+COLORS = {"gauss_newton": OURS, "kl_hessian": LIGHT, "empirical": PINK}
 TOLERANCES = (0.1, 0.01)
 EXACT = 1e-4
 MAX_STEPS = 300
@@ -238,9 +241,8 @@ def draw(runs: Sequence[dict[str, Any]], path: Path = FIGURE) -> None:
     :param path: the file to write
     """
     envs = sorted({run["parameters"]["env"] for run in runs})
-    figure = Figure(figsize=(3.3 * len(envs), 6.0), layout="constrained")
-    panels = figure.subplots(2, len(envs), squeeze=False, sharex="col", sharey="row")
-    for column, env in zip(panels.T, envs, strict=True):
+    figure, grid = panels(2, len(envs), (3.3 * len(envs), 6.0), sharex="col", sharey="row")
+    for column, env in zip(grid.T, envs, strict=True):
         for axes, what in zip(column, ("efficiency", "kl"), strict=True):
             for kind, thinning in CANDIDATES:
                 if kind == "kl_hessian":  # it would lie on Gauss-Newton's
@@ -252,37 +254,36 @@ def draw(runs: Sequence[dict[str, Any]], path: Path = FIGURE) -> None:
                 style = "-" if thinning == 1 else ":"
                 axes.plot(of[0]["steps"][:length], curve, style, color=COLORS[kind], label=label, lw=1.6)
             axes.axhline(1.0, color="0.5", lw=0.8)
-            axes.grid(alpha=0.25)
-            axes.spines[["top", "right"]].set_visible(False)
-            axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if value else "0")
+            steps_axis(axes)
         column[0].set_title(env)
         column[1].set_xlabel("steps")
         column[1].set_yscale("log")
-    panels[0, 0].set_ylabel("efficiency of the direction")
-    panels[1, 0].set_ylabel("KL of the full step / δ")
-    handles, labels = panels[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    grid[0, 0].set_ylabel("efficiency of the direction")
+    grid[1, 0].set_ylabel("KL of the full step / δ")
+    finish(figure, path, legend_columns=4)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """
-    Do the runs or take their results if asked to, and write the page.
+def _run(options: argparse.Namespace) -> None:
+    settings = [f"algo={ALGORITHM} callback=benchmarks.directions.DirectionRecorder", "seed=[100]"]
+    command(["sweep", "benchmark", "--no-wandb", "-j", str(options.jobs), "-o", str(options.folder), "--set", *settings])
+    _collect(options)
 
-    :param arguments: the command line
-    """
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.directions", description="Compare the operators' directions.")
-    parser.add_argument("--run", type=Path, metavar="FOLDER", help="do the runs that are missing in a sweep's folder")
-    parser.add_argument("--collect", type=Path, metavar="FOLDER", help="take what a sweep's runs logged")
+
+def _run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-j", "--jobs", type=int, default=2, help="runs at once (default: %(default)s)")
-    options = parser.parse_args(arguments)
-    folder = options.run or options.collect
-    if options.run:
-        settings = [f"algo={OWN} callback=benchmarks.directions.DirectionRecorder", "seed=[100]"]
-        command(["sweep", "benchmark", "--no-wandb", "-j", str(options.jobs), "-o", str(folder), "--set", *settings])
-    if folder:
-        print(f"{collect(folder)} runs")
+    _collect_arguments(parser)
+
+
+def _collect(options: argparse.Namespace) -> None:
+    print(f"{collect(options.folder)} runs")
+    _report(options)
+
+
+def _collect_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, help="of the runs")
+
+
+def _report(options: argparse.Namespace) -> None:
     runs = read()
     if runs:
         text = table(runs)
@@ -291,5 +292,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(text)
 
 
+STUDY = Study(
+    "directions",
+    run=Verb("do the runs that are missing in a folder, then collect and report", _run, _run_arguments),
+    collect=Verb("take what a folder's finished runs logged, then report", _collect, _collect_arguments),
+    report=Verb("write the table and the figure from the committed results", _report),
+)
+
 if __name__ == "__main__":
-    main()
+    STUDY.main()

@@ -6,10 +6,8 @@ The KL is that of the whole action, old policy first, mean over the states of th
 the parameters of the distributions before and after ``train()``, by formulas of this file alone. No clock is read: the
 result depends on seeds and rounding, and not on what else the machine does.
 
-    python -m benchmarks.joint_kl
-    python -m benchmarks.joint_kl --table benchmarks/results/joint_kl.json
-
-Both write the table into the page on coming from sb3-contrib.
+``python -m benchmarks.joint_kl`` measures and writes the table into the page on coming from sb3-contrib; with
+``report`` it only writes.
 """
 
 import argparse
@@ -25,13 +23,15 @@ from sb3_contrib import TRPO as ContribTRPO
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.monitor import Monitor
 
-from benchmarks.environment import describe_environment
-from benchmarks.tables import update_page
-from benchmarks.workloads import THEIRS
+import benchmarks
+from benchmarks import ROOT
+from benchmarks.common.pages import update_page
+from benchmarks.common.provenance import provenance
+from benchmarks.common.study import Study, Verb
+from benchmarks.common.workloads import THEIRS
 from sb3_trpo_fvp import TRPO
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results" / "joint_kl.json"
+RESULTS = benchmarks.RESULTS / "joint_kl.json"
 PAGE = ROOT / "docs" / "coming-from-sb3-contrib.md"
 N_STEPS, UPDATES, SEEDS = 2048, 3, 3
 ALGORITHMS = {"sb3-contrib": ContribTRPO, "sb3-trpo-fvp": TRPO}
@@ -136,7 +136,7 @@ def run(seeds: int, updates: int) -> dict[str, Any]:
     return {
         **THEIRS,
         "n_steps": N_STEPS,
-        "environment": describe_environment(),
+        "environment": provenance(),
         "rows": rows,
     }
 
@@ -159,22 +159,35 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=RESULTS, help="where to write")
-    parser.add_argument("--table", type=Path, help="make the table of a file of results, and measure nothing")
-    parser.add_argument("--seeds", type=int, default=SEEDS)
-    parser.add_argument("--updates", type=int, default=UPDATES)
-    given = parser.parse_args()
-    if given.table is None:
-        results = run(given.seeds, given.updates)
-        given.output.parent.mkdir(parents=True, exist_ok=True)
-        given.output.write_text(json.dumps(results, indent=1) + "\n")
-    else:
-        results = json.loads(given.table.read_text())
-    update_page(PAGE, {"joint_kl": table(results)})
-    print(table(results))
+def _run(options: argparse.Namespace) -> None:
+    results = run(options.seeds, options.updates)
+    options.results.parent.mkdir(parents=True, exist_ok=True)
+    options.results.write_text(json.dumps(results, indent=1) + "\n")
+    _report(options)
 
+
+def _run_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="how many (default: %(default)s)")
+    parser.add_argument("--updates", type=int, default=UPDATES, help="of each seed (default: %(default)s)")
+    _report_arguments(parser)
+
+
+def _report(options: argparse.Namespace) -> None:
+    text = table(json.loads(options.results.read_text()))
+    update_page(PAGE, {"joint_kl": text})
+    print(text)
+
+
+def _report_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--results", type=Path, default=RESULTS, help="the file (default: %(default)s)")
+
+
+STUDY = Study(
+    "joint_kl",
+    run=Verb("measure, then report", _run, _run_arguments),
+    report=Verb("write the table from the committed results", _report, _report_arguments),
+    default="run",
+)
 
 if __name__ == "__main__":
-    main()
+    STUDY.main()

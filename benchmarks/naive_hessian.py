@@ -14,31 +14,34 @@ longer fit into the memory that is free, nothing is measured.
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch as th
-from matplotlib.figure import Figure
 
-from benchmarks.environment import describe_environment
-from benchmarks.learning import ROOT
-from benchmarks.memory import peak_bytes
-from benchmarks.tables import markdown_table, update_page
-from benchmarks.workloads import Workload, cached_rollout
+import benchmarks
+from benchmarks import FIGURES, ROOT
+from benchmarks.common.figures import OURS, THEIRS, finish, panels
+from benchmarks.common.pages import markdown_table, update_page
+from benchmarks.common.processes import available_bytes, peak_bytes, run_module
+from benchmarks.common.provenance import provenance
+from benchmarks.common.study import Study, Verb
+from benchmarks.common.workloads import Workload, cached_rollout
 from sb3_trpo_fvp import TRPO, conjugate_gradient, fisher_operator
 from sb3_trpo_fvp.trust_region import SurrogateProblem
 
-RESULTS = ROOT / "benchmarks" / "results" / "naive_hessian.json"
+RESULTS = benchmarks.RESULTS / "naive_hessian.json"
 PAGE = ROOT / "docs" / "benchmarks.md"
-FIGURE = ROOT / "docs" / "figures" / "naive_hessian.png"
+FIGURE = FIGURES / "naive_hessian.png"
 WIDTHS = (4, 8, 16, 32, 64, 128, 256, 512)
 SIDES = ("naive", "products")
+WORKER = "measure-one"
+"""First argument of the processes that measure one side each."""
 SAMPLED = 256
 MOST_ROWS = 6000
 DAMPING = 0.1
@@ -123,7 +126,7 @@ def measure(side: str, width: int, folder: Path) -> dict[str, Any]:
     del operator
     found: dict[str, Any] = {"width": width, "P": size}
     # The matrix, and one more of its size for the solve.
-    if side == "naive" and 2 * 4 * size**2 > _available():
+    if side == "naive" and 2 * 4 * size**2 > available_bytes():
         return {**found, "needs": 4 * size**2}
     run = {"naive": naive, "products": products}[side](model.policy, observations, actions, g)
     rows = size if size <= MOST_ROWS else SAMPLED
@@ -144,14 +147,6 @@ def measure(side: str, width: int, folder: Path) -> dict[str, Any]:
             again.append(run_seconds[0])
         seconds = float(np.median(again))
     return {**found, "seconds": float(f"{seconds:.4g}"), "bytes": memory, "rows": rows if side == "naive" else 0}
-
-
-def _available() -> int:
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return 1024 * int(line.split()[1])
-    msg = "no MemAvailable in /proc/meminfo"
-    raise OSError(msg)
 
 
 def table(results: dict[str, Any]) -> str:
@@ -187,67 +182,44 @@ def draw(results: dict[str, Any], path: Path = FIGURE) -> None:
     :param results: as committed
     :param path: the file to write
     """
-    figure = Figure(figsize=(9.2, 3.6), layout="constrained")
-    panels = figure.subplots(1, 2)
+    figure, grid = panels(1, 2, (9.2, 3.6))
+    time_axes, memory_axes = grid[0]
     unit = results["products"][0]["seconds"]
-    for side, color, label in zip(SIDES, ("#d55e00", "#0072b2"), ("Hessian formed row by row", "products"), strict=True):
+    for side, color, label in zip(SIDES, (THEIRS, OURS), ("Hessian formed row by row", "products"), strict=True):
         done = [row for row in results[side] if "seconds" in row]
         whole = [row for row in done if side == "products" or row["rows"] == row["P"]]
-        for axes, key, scale in zip(panels, ("seconds", "bytes"), (unit, 2**20), strict=True):
+        for axes, key, scale in zip(grid[0], ("seconds", "bytes"), (unit, 2**20), strict=True):
             axes.plot([row["P"] for row in done], [row[key] / scale for row in done], "--", color=color, lw=1)
             axes.plot([row["P"] for row in whole], [row[key] / scale for row in whole], "-o", color=color, ms=4, label=label)
             rest = [row for row in done if row not in whole]
             axes.plot([row["P"] for row in rest], [row[key] / scale for row in rest], "o", color=color, ms=5, mfc="white")
     for row in (row for row in results["naive"] if "seconds" not in row):
-        panels[1].plot([row["P"]], [row["needs"] / 2**20], "x", color="#d55e00", ms=8, mew=2)
-        panels[1].annotate(" does not fit", (row["P"], row["needs"] / 2**20), ha="right", va="bottom", fontsize=8)
-    panels[0].set(ylabel="time, smallest solve by products = 1")
-    panels[1].set(ylabel="peak memory, MiB")
-    for axes in panels:
+        memory_axes.plot([row["P"]], [row["needs"] / 2**20], "x", color=THEIRS, ms=8, mew=2)
+        memory_axes.annotate(" does not fit", (row["P"], row["needs"] / 2**20), ha="right", va="bottom", fontsize=8)
+    time_axes.set(ylabel="time, smallest solve by products = 1")
+    memory_axes.set(ylabel="peak memory, MiB")
+    for axes in grid[0]:
         axes.set(xscale="log", yscale="log", xlabel="parameters of the actor, P")
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-    panels[0].legend(frameon=False)
-    figure.suptitle("one direction (H + λI)s = g; hollow: from a sample of the rows", fontsize=10)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    time_axes.legend(frameon=False)
+    finish(figure, path, "one direction (H + λI)s = g; hollow: from a sample of the rows")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """
-    Measure and write the page.
+def _run(options: argparse.Namespace) -> None:
+    results: dict[str, Any] = {"environment": provenance(), **{side: [] for side in SIDES}}
+    with tempfile.TemporaryDirectory() as folder:
+        for width in options.widths:
+            for side in SIDES:
+                results[side].append(run_module("benchmarks.naive_hessian", WORKER, side, width, folder))
+                print(side, results[side][-1], flush=True)
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    _report(options)
 
-    :param arguments: the command line
-    """
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.naive_hessian", description="Form the Hessian, for once.")
+
+def _run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--widths", type=int, nargs="+", default=list(WIDTHS), help="of both hidden layers")
-    parser.add_argument("--table", action="store_true", help="measure nothing: write the page from the committed results")
-    parser.add_argument("--worker", choices=SIDES, help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
-    if options.worker:
-        print(json.dumps(measure(options.worker, options.widths[0], options.folder)))
-        return
-    if not options.table:
-        results: dict[str, Any] = {"environment": describe_environment(), **{side: [] for side in SIDES}}
-        with tempfile.TemporaryDirectory() as folder:
-            for width in options.widths:
-                for side in SIDES:
-                    worker = [
-                        sys.executable,
-                        "-m",
-                        "benchmarks.naive_hessian",
-                        "--worker",
-                        side,
-                        "--widths",
-                        str(width),
-                        "--folder",
-                        folder,
-                    ]
-                    done = subprocess.run(worker, cwd=ROOT, capture_output=True, text=True, check=True)
-                    results[side].append(json.loads(done.stdout.splitlines()[-1]))
-                    print(side, results[side][-1], flush=True)
-        RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+def _report(options: argparse.Namespace) -> None:
     results = json.loads(RESULTS.read_text(encoding="utf-8"))
     text = table(results)
     update_page(PAGE, {"naive": text})
@@ -255,5 +227,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(text)
 
 
+STUDY = Study(
+    "naive_hessian",
+    run=Verb("measure, then report", _run, _run_arguments),
+    report=Verb("write the table and the figure from the committed results", _report),
+    default="run",
+)
+
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == [WORKER]:
+        print(json.dumps(measure(sys.argv[2], int(sys.argv[3]), Path(sys.argv[4]))))
+    else:
+        STUDY.main()

@@ -24,7 +24,7 @@ class Result:
     :param parameters: the parameters that the sweep gave it
     :param seconds: wall time of the training, evaluations included
     :param cpu_seconds: CPU time of the run's process, NaN where it was not written down
-    :param zoo_folder: RL-Zoo's own folder inside, with ``evaluations.npz``, ``progress.csv`` and the models
+    :param zoo_folder: RL-Zoo's own folder inside, with ``evaluations.npz``, ``progress.csv``, ``*.monitor.csv`` and the models
     :param versions: versions of what it ran with
     """
 
@@ -58,6 +58,38 @@ class Result:
         """
         with np.load(self.zoo_folder / "evaluations.npz") as file:
             return file["timesteps"], file["results"]
+
+    def training_episodes(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """
+        Read what Stable-Baselines3's ``Monitor`` wrote of the training: every finished episode, without any evaluation.
+
+        :return: for each copy of the environment, the time steps of all copies together at which its episodes ended (n,), and
+            their returns (n,), as the environment pays them
+        :raises FileNotFoundError: if there are no such files
+        """
+        paths = sorted(self.zoo_folder.glob("*.monitor.csv"), key=lambda path: int(path.name.partition(".")[0]))
+        if not paths:
+            msg = f"no *.monitor.csv in {self.zoo_folder}"
+            raise FileNotFoundError(msg)
+        copies = []
+        for path in paths:
+            with path.open(newline="") as file:
+                file.readline()  # when it began, as JSON
+                rows = [(int(row["l"]), float(row["r"])) for row in csv.DictReader(file)]
+            lengths, returns = np.array([length for length, _ in rows], dtype=int), np.array([total for _, total in rows])
+            copies.append((len(paths) * lengths.cumsum(), returns))
+        return copies
+
+    def training_curve(self) -> tuple[np.ndarray, np.ndarray]:
+        """
+        Read the returns of training, the copies of the environment merged.
+
+        :return: time steps at which episodes ended, ascending (n,), their returns (n,); see :meth:`training_episodes`
+        :raises FileNotFoundError: if the run kept no record of its episodes
+        """
+        steps, returns = (np.concatenate(arrays) for arrays in zip(*self.training_episodes(), strict=True))
+        order = np.argsort(steps, kind="stable")
+        return steps[order], returns[order]
 
     def logged(self, key: str) -> tuple[np.ndarray, np.ndarray]:
         """

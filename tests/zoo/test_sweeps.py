@@ -24,7 +24,7 @@ from sb3_trpo_fvp.zoo.experiment_manager import register
 from sb3_trpo_fvp.zoo.results import FINISHED, Result, load_results
 from sb3_trpo_fvp.zoo.sweeps.command import check_runs
 from sb3_trpo_fvp.zoo.sweeps.runner import Runner
-from sb3_trpo_fvp.zoo.sweeps.sweep import METRIC, Run, Sweep
+from sb3_trpo_fvp.zoo.sweeps.sweep import METRIC, Sweep, SweepRun
 from tests.helpers import ROOT
 from tests.helpers.wandb_server import ENTITY, SWEEP, WandbServer
 
@@ -61,12 +61,14 @@ def tiny_sweep(folder: Path, **parameters: Any) -> Path:
 
 
 def test_an_environment_may_carry_settings_of_its_own() -> None:
-    run = Run.from_parameters({"algo": "trpo gamma=0.9", "env": "CartPole-v1 n_timesteps=30000 gamma=0.5", "eval_freq": 100})
+    run = SweepRun.from_parameters(
+        {"algo": "trpo gamma=0.9", "env": "CartPole-v1 n_timesteps=30000 gamma=0.5", "eval_freq": 100}
+    )
     assert run.options == {"env": "CartPole-v1", "n_timesteps": 30_000, "eval_freq": 100}
     assert run.hyperparams == {"gamma": 0.9}
     assert run.name.startswith("trpo-gamma=0.9__CartPole-v1__seedx__")
     with pytest.raises(UserError, match="written key=value, got '30000'"):
-        Run.from_parameters({"algo": "trpo", "env": "CartPole-v1 30000"})
+        SweepRun.from_parameters({"algo": "trpo", "env": "CartPole-v1 30000"})
 
 
 def corners(parameters: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -84,7 +86,7 @@ def test_every_command_of_every_sweep_file_is_a_valid_call(file: Path, monkeypat
     """RL-Zoo's own parser takes it, with an environment, an algorithm and constructor arguments that exist."""
     register()
     sweep = Sweep.load(file)
-    runs = sweep.runs() if sweep.method == "grid" else [Run.from_parameters(each) for each in corners(sweep.parameters)]
+    runs = sweep.runs() if sweep.method == "grid" else [SweepRun.from_parameters(each) for each in corners(sweep.parameters)]
     assert len(runs) >= 3
     check_runs(runs)
 
@@ -97,7 +99,7 @@ def test_every_command_of_every_sweep_file_is_a_valid_call(file: Path, monkeypat
     monkeypatch.setattr(rl_zoo3.train, "ExperimentManager", manager)
     for run in runs:
         # Through JSON, as an agent hands them over.
-        again = Run.from_parameters(json.loads(json.dumps(dict(run.parameters))))
+        again = SweepRun.from_parameters(json.loads(json.dumps(dict(run.parameters))))
         assert again.name == run.name
         arguments = checked_training_arguments("train", again.zoo_arguments("logs"))
         monkeypatch.setattr(sys, "argv", ["train", *arguments])
@@ -141,7 +143,7 @@ def test_settings_keep_their_types_on_the_way_to_rl_zoo() -> None:
         "y": [1, 2.5],
         "z": {"a": True},
     }
-    run = Run.from_parameters({"algo": "trpo_fvp kl_reduction=mean target_kl=0.05", "env": "E", **settings})
+    run = SweepRun.from_parameters({"algo": "trpo_fvp kl_reduction=mean target_kl=0.05", "env": "E", **settings})
     arguments = run.zoo_arguments("logs")
     parser = StoreDict(["-p"], "p", nargs="+")
     namespace = type("Namespace", (), {})()
@@ -150,19 +152,19 @@ def test_settings_keep_their_types_on_the_way_to_rl_zoo() -> None:
 
 
 def test_names_tell_runs_apart_and_do_not_depend_on_order() -> None:
-    run = Run.from_parameters({"algo": "trpo", "env": "ALE/Pong-v5", "seed": 3})
+    run = SweepRun.from_parameters({"algo": "trpo", "env": "ALE/Pong-v5", "seed": 3})
     assert run.name.startswith("trpo__ALE-Pong-v5__seed3__")
-    assert run.name == Run.from_parameters({"seed": 3, "env": "ALE/Pong-v5", "algo": "trpo"}).name
-    assert run.name != Run.from_parameters({"seed": 3, "env": "ALE/Pong-v5", "algo": "trpo", "gamma": 0.9}).name
+    assert run.name == SweepRun.from_parameters({"seed": 3, "env": "ALE/Pong-v5", "algo": "trpo"}).name
+    assert run.name != SweepRun.from_parameters({"seed": 3, "env": "ALE/Pong-v5", "algo": "trpo", "gamma": 0.9}).name
 
 
 def test_whole_numbers_may_be_written_as_floats() -> None:
-    run = Run.from_parameters({"algo": "trpo", "env": "E", "n_timesteps": 1e5, "eval_freq": "1e4"})
+    run = SweepRun.from_parameters({"algo": "trpo", "env": "E", "n_timesteps": 1e5, "eval_freq": "1e4"})
     arguments = run.zoo_arguments("logs")
     assert arguments[arguments.index("--n-timesteps") + 1] == "100000"
     assert arguments[arguments.index("--eval-freq") + 1] == "10000"
     with pytest.raises(UserError, match="`seed` must be a whole number, got 'one'"):
-        Run.from_parameters({"algo": "trpo", "env": "E", "seed": "one"}).zoo_arguments("logs")
+        SweepRun.from_parameters({"algo": "trpo", "env": "E", "seed": "one"}).zoo_arguments("logs")
 
 
 # --- the local runner ---

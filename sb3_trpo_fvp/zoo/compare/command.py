@@ -15,7 +15,7 @@ from sb3_trpo_fvp.zoo.compare.summary import Summary, speedup, summarize
 from sb3_trpo_fvp.zoo.configs import ALGORITHM, BASELINE, default_config
 from sb3_trpo_fvp.zoo.results import Result
 from sb3_trpo_fvp.zoo.sweeps.runner import Runner
-from sb3_trpo_fvp.zoo.sweeps.sweep import Run
+from sb3_trpo_fvp.zoo.sweeps.sweep import SweepRun
 
 EVALUATIONS = 10
 EVALUATION_EPISODES = 5
@@ -51,7 +51,7 @@ def table(env: str, n_timesteps: int, baseline: Summary, ours: Summary) -> Table
     return result
 
 
-def plan(env: str, seeds: int, n_timesteps: int, fisher: str, like_for_like: bool) -> tuple[list[Run], list[Run]]:
+def plan(env: str, seeds: int, n_timesteps: int, fisher: str, like_for_like: bool) -> tuple[list[SweepRun], list[SweepRun]]:
     """
     List the runs.
 
@@ -73,8 +73,8 @@ def plan(env: str, seeds: int, n_timesteps: int, fisher: str, like_for_like: boo
     same = {"conf_file": default_config(BASELINE), "kl_reduction": "mean", "damped_beta": True}
     setting = same if like_for_like else {}
     variant = f"{ALGORITHM} fisher={fisher}"
-    theirs = [Run.from_parameters({"algo": BASELINE, **common, "seed": seed}) for seed in range(seeds)]
-    ours = [Run.from_parameters({"algo": variant, **common, **setting, "seed": seed}) for seed in range(seeds)]
+    theirs = [SweepRun.from_parameters({"algo": BASELINE, **common, "seed": seed}) for seed in range(seeds)]
+    ours = [SweepRun.from_parameters({"algo": variant, **common, **setting, "seed": seed}) for seed in range(seeds)]
     return theirs, ours
 
 

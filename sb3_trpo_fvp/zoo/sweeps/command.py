@@ -13,7 +13,7 @@ from sb3_trpo_fvp.zoo.checks import check_algorithm, check_environment, check_hy
 from sb3_trpo_fvp.zoo.command_line import ArgumentParser, UserError, require
 from sb3_trpo_fvp.zoo.results import Result
 from sb3_trpo_fvp.zoo.sweeps.runner import Runner, last_evaluation
-from sb3_trpo_fvp.zoo.sweeps.sweep import Run, Sweep
+from sb3_trpo_fvp.zoo.sweeps.sweep import Sweep, SweepRun
 
 
 def summary(runner: Runner) -> Table:
@@ -74,7 +74,7 @@ def sweep(args: Sequence[str]) -> int:
     return 0 if complete else 1
 
 
-def check_runs(runs: Sequence[Run]) -> None:
+def check_runs(runs: Sequence[SweepRun]) -> None:
     """
     Find slips before hours of training, not after.
 

@@ -12,7 +12,7 @@ from types import FrameType
 from sb3_trpo_fvp.zoo.command_line import ArgumentParser, UserError
 from sb3_trpo_fvp.zoo.provenance import versions
 from sb3_trpo_fvp.zoo.results import FINISHED
-from sb3_trpo_fvp.zoo.sweeps.sweep import Run, wandb_project
+from sb3_trpo_fvp.zoo.sweeps.sweep import SweepRun, wandb_project
 
 PROGRESS = "progress"
 """The file in a run's folder that tells the runner how far it is."""
@@ -42,7 +42,7 @@ def sweep_run(args: Sequence[str], train: Callable[[list[str], Path], int]) -> i
         msg = f"the parameters must be one JSON object, got {options.parameters}"
         raise UserError(msg)
 
-    run = Run.from_parameters(parameters)
+    run = SweepRun.from_parameters(parameters)
     folder = options.output or Path("logs", "sweeps", os.environ.get("WANDB_SWEEP_ID", "local"), run.name)
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -78,7 +78,7 @@ def _end_on_signals() -> None:
         signal.signal(number, end)
 
 
-def _mark_finished(folder: Path, run: Run, seconds: float) -> None:
+def _mark_finished(folder: Path, run: SweepRun, seconds: float) -> None:
     zoo_folder = max(folder.glob(f"{run.algo}/*/"), key=os.path.getmtime)
     content = {
         "name": run.name,

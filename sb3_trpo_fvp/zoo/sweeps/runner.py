@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 import sb3_trpo_fvp
 from sb3_trpo_fvp.zoo.results import FINISHED, Result
 from sb3_trpo_fvp.zoo.sweeps.run import PROGRESS
-from sb3_trpo_fvp.zoo.sweeps.sweep import Run
+from sb3_trpo_fvp.zoo.sweeps.sweep import SweepRun
 
 try:
     import fcntl
@@ -36,7 +36,7 @@ PATIENCE_SECONDS = 15.0
 class Job:
     """A run that goes on: its process, its open files and its bar."""
 
-    run: Run
+    run: SweepRun
     folder: Path
     process: subprocess.Popen[bytes]
     files: Sequence[IO[Any]]
@@ -72,23 +72,28 @@ class Runner:
     """
 
     def __init__(
-        self, runs: Sequence[Run], output: Path, jobs: int, wandb_project: str | None = None, console: Console | None = None
+        self,
+        runs: Sequence[SweepRun],
+        output: Path,
+        jobs: int,
+        wandb_project: str | None = None,
+        console: Console | None = None,
     ) -> None:
         self.runs = list(runs)
         self.output = output.resolve()
         self.jobs = jobs
         self.wandb_project = wandb_project
         self.console = console or Console(soft_wrap=True)
-        self.failed: list[Run] = []
+        self.failed: list[SweepRun] = []
 
-    def folder(self, run: Run) -> Path:
+    def folder(self, run: SweepRun) -> Path:
         """
         :param run: a run of the sweep
         :return: its folder
         """
         return self.output / run.name
 
-    def is_finished(self, run: Run) -> bool:
+    def is_finished(self, run: SweepRun) -> bool:
         """
         :param run: a run of the sweep
         :return: whether it came to its end, now or in an earlier call
@@ -138,7 +143,7 @@ class Runner:
         failed = f", [red]{len(self.failed)} failed[/]" if self.failed else ""
         return f"{finished} finished, {going} running{failed}"
 
-    def _start(self, run: Run, progress: Progress) -> Job | None:
+    def _start(self, run: SweepRun, progress: Progress) -> Job | None:
         folder = self.folder(run)
         lock = self._lock(run)
         if lock is None:
@@ -176,7 +181,7 @@ class Runner:
         )
         return Job(run, folder, process, (log, lock), bar)
 
-    def _lock(self, run: Run) -> IO[str] | None:
+    def _lock(self, run: SweepRun) -> IO[str] | None:
         """A lock that lasts as long as the run's process, so that two runners of one folder share its runs."""
         path = self.output / ".locks" / run.name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -189,7 +194,7 @@ class Runner:
             return None
         return lock
 
-    def _environment(self, run: Run) -> dict[str, str]:
+    def _environment(self, run: SweepRun) -> dict[str, str]:
         environment = dict(os.environ)
         root = str(Path(sb3_trpo_fvp.__file__).resolve().parents[1])  # the run starts in a folder of its own
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))

@@ -40,7 +40,7 @@ TEXT_OPTIONS = {"env", "vec_env", "device", "conf_file"}
 
 
 @dataclass(frozen=True)
-class Run:
+class SweepRun:
     """
     One run of a sweep: RL-Zoo's options and the hyperparameters that it overrides.
 
@@ -58,7 +58,7 @@ class Run:
     hyperparams: Mapping[str, Any]
 
     @classmethod
-    def from_parameters(cls, parameters: Mapping[str, Any]) -> "Run":
+    def from_parameters(cls, parameters: Mapping[str, Any]) -> "SweepRun":
         """
         :param parameters: what the sweep sets: ``algo``, ``env``, ``seed``, options of RL-Zoo, and hyperparameters. ``algo``
             may carry settings, ``trpo_fvp fisher=empirical``, so that one grid holds algorithms with different arguments;
@@ -171,7 +171,7 @@ class Sweep:
             parameters[key] = {"values": value} if isinstance(value, list) else {"value": value}
         return cls(Path(path), content["method"], parameters, content.get("project") or cls.project)
 
-    def runs(self) -> list[Run]:
+    def runs(self) -> list[SweepRun]:
         """
         Every run of a grid, the last parameter varying fastest.
 
@@ -196,7 +196,8 @@ class Sweep:
                 )
                 raise UserError(msg)
         runs = [
-            Run.from_parameters(dict(zip(choices, values, strict=True))) for values in itertools.product(*choices.values())
+            SweepRun.from_parameters(dict(zip(choices, values, strict=True)))
+            for values in itertools.product(*choices.values())
         ]
         return list({run.name: run for run in runs}.values())
 

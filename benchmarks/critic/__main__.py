@@ -1,0 +1,5 @@
+"""``python -m benchmarks.critic``."""
+
+from benchmarks.critic.command import STUDY
+
+STUDY.main()

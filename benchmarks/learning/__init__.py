@@ -1,0 +1,1 @@
+"""Learning against sb3-contrib: the runs of the sweep files that users have."""

@@ -1,0 +1,1 @@
+"""Speed of several ranks, measured on one machine and modelled on a network."""

@@ -1,0 +1,1 @@
+"""How the hyperparameters of ``trpo_fvp.yml`` and the defaults of the constructor were found."""

@@ -1,0 +1,5 @@
+"""``python -m benchmarks.tuning``."""
+
+from benchmarks.tuning.command import STUDY
+
+STUDY.main()
