@@ -28,8 +28,8 @@ from benchmarks import ROOT
 from benchmarks.common.pages import update_page
 from benchmarks.common.provenance import provenance
 from benchmarks.common.study import Study, Verb
-from benchmarks.common.workloads import THEIRS
 from sb3_trpo_fvp import TRPO
+from sb3_trpo_fvp.trpo.arguments import AS_SB3_CONTRIB, SB3_CONTRIB_DEFAULTS
 
 RESULTS = benchmarks.RESULTS / "joint_kl.json"
 PAGE = ROOT / "docs" / "coming-from-sb3-contrib.md"
@@ -89,8 +89,7 @@ def measure(algorithm: Any, environment: str, seed: int, updates: int) -> list[f
     model = algorithm(
         "MlpPolicy",
         Monitor(ENVIRONMENTS[environment]()),
-        n_steps=N_STEPS,
-        **THEIRS,
+        **{**(AS_SB3_CONTRIB if algorithm is TRPO else SB3_CONTRIB_DEFAULTS), "n_steps": N_STEPS},
         seed=seed,
         device="cpu",
     )
@@ -134,7 +133,7 @@ def run(seeds: int, updates: int) -> dict[str, Any]:
         for name, algorithm in ALGORITHMS.items()
     ]
     return {
-        **THEIRS,
+        **SB3_CONTRIB_DEFAULTS,
         "n_steps": N_STEPS,
         "environment": provenance(),
         "rows": rows,

@@ -5,7 +5,6 @@ import os
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from inspect import signature
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,15 +16,12 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import RolloutBufferSamples
 
 import sb3_trpo_fvp
+from sb3_trpo_fvp.trpo.arguments import AS_SB3_CONTRIB, SB3_CONTRIB_DEFAULTS
 
 # Frames of the image environment are drawn without a display.
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 
 Algorithm = TypeVar("Algorithm", bound=OnPolicyAlgorithm)
-
-
-THEIRS = {name: signature(sb3_contrib.TRPO).parameters[name].default for name in ("target_kl", "cg_damping")}
-"""sb3-contrib's defaults where ours are others."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +63,8 @@ class Workload:
         """
         env = make_vec_env(self.env_id, n_envs=self.n_envs, seed=0)
         policy_kwargs = {} if self.net_arch is None else {"net_arch": list(self.net_arch)}
-        arguments = {"n_steps": self.n_steps, "policy_kwargs": policy_kwargs, "seed": 0, "device": "cpu", **THEIRS, **kwargs}
+        defaults = SB3_CONTRIB_DEFAULTS if algorithm is sb3_contrib.TRPO else AS_SB3_CONTRIB
+        arguments = {**defaults, "n_steps": self.n_steps, "policy_kwargs": policy_kwargs, "seed": 0, "device": "cpu", **kwargs}
         model = algorithm(self.policy, env, **arguments)
         model.set_logger(Logger(None, []))
         return model

@@ -237,7 +237,7 @@ def train(run: CriticRun, **overrides: Any) -> dict[str, Any]:
     kwargs, contrib_kwargs = kwargs | overrides, contrib_kwargs | overrides
     env = VecNormalize(make_vec_env(run.env, n_envs=n_envs, seed=run.seed), gamma=kwargs["gamma"])
     contrib = ContribTRPO(**contrib_kwargs, env=env, seed=run.seed, device="cpu")
-    model = StudiedTRPO(**kwargs, env=env, seed=run.seed, device="cpu", critic=run.critic)
+    model = StudiedTRPO(**kwargs, env=env, seed=run.seed, device="cpu", critic=run.critic, sample_reuse=1)
     model.prepare(contrib)
     model.learn(run.n_timesteps)
     env.close()

@@ -4,7 +4,8 @@ The learning benchmark: ``python -m benchmarks.learning``.
 Runs are those of the sweep file that users have, done by ``sb3-trpo-fvp sweep benchmark`` through RL-Zoo's own training.
 ``collect benchmark FOLDER`` takes what is finished out of the sweep's folder, the evaluations and what each run cost, into
 ``benchmarks/results/learning``, one small file a run, so that any machine can go on with the others; likewise for the sweeps
-``reference`` and ``defaults``, the import swap, of which it takes the training curves. ``report``, the default, draws tables
+``reference`` and ``defaults``, the import swap, of which it takes the training curves, as of ``reuse``, the runs that the
+defaults were chosen from. ``report``, the default, draws tables
 and figures from those files and rewrites the pages.
 
 The final return of a run is the mean over the episodes of its last three evaluations. Normalised returns have 0 at the
@@ -20,14 +21,15 @@ from benchmarks import ROOT
 from benchmarks.common.pages import update_page
 from benchmarks.common.references import measure_random, read_references
 from benchmarks.common.study import Study, Verb
-from benchmarks.learning import reference, report, runs, swap
+from benchmarks.learning import reference, report, reuse, runs, swap
 from benchmarks.learning.figures import draw_all
 from sb3_trpo_fvp.cli import main as command
 
-PAGES = (ROOT / "docs" / "benchmarks.md", ROOT / "README.md")
+PAGES = (ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "sample-reuse.md", ROOT / "README.md")
 SWEEPS: Mapping[str, Callable[[Path], int]] = {
     "benchmark": runs.collect,
     "defaults": swap.collect,
+    "reuse": reuse.collect,
     "reference": lambda folder: runs.collect(folder, runs.REFERENCE),
 }
 """What collects the runs of each sweep."""
@@ -40,6 +42,7 @@ def parts() -> dict[str, str]:
     :return: text by the name of its markers
     """
     found = report.parts(runs.read(), read_references()) | {"learning-defaults": swap.table(swap.read())}
+    found |= {"learning-reuse": reuse.table(swap.read(reuse.RESULTS), swap.read())}
     evaluated = runs.read(runs.REFERENCE)
     return found | ({"learning-reference": reference.table(evaluated)} if evaluated else {})
 

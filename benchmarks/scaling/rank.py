@@ -14,13 +14,13 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
-from benchmarks.common.workloads import THEIRS
 from sb3_trpo_fvp import TRPO
 from sb3_trpo_fvp.critic.adam import CHEAP_MINIBATCH
 from sb3_trpo_fvp.distributed import Communicator
 from sb3_trpo_fvp.distributed.current import replaced_by
 from sb3_trpo_fvp.distributed.launch import torchrun
 from sb3_trpo_fvp.policies import split_parameters
+from sb3_trpo_fvp.trpo.arguments import AS_SB3_CONTRIB
 
 UNCOUNTED = 10
 """Messages that one process does not even send to itself: two each for the rollout's report, the running statistics and the
@@ -89,7 +89,7 @@ def learn(options: argparse.Namespace, comm: Communicator) -> dict[str, Any]:
     :return: seconds of an update and its rollout, wall and CPU, steps a second of all ranks, messages and megabytes
     """
     env = VecNormalize(make_vec_env(options.env, n_envs=options.n_envs, seed=comm.rank * 1000))
-    kwargs = {"n_steps": 2048, "batch_size": 128, **THEIRS, "seed": 0, "device": "cpu"}
+    kwargs = {"batch_size": 128, **AS_SB3_CONTRIB, "seed": 0, "device": "cpu"}
     kwargs |= json.loads(options.params)
     model = TRPO("MlpPolicy", env, **kwargs)
     per_update = kwargs["n_steps"] * options.n_envs * comm.world_size

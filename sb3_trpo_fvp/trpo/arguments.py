@@ -1,7 +1,7 @@
 """Checks of the constructor's arguments."""
 
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sb3_trpo_fvp.fisher import fisher_class
 from sb3_trpo_fvp.linalg.arguments import require_choice, require_number
@@ -9,6 +9,12 @@ from sb3_trpo_fvp.rollouts.reuse import SampleReuse
 
 if TYPE_CHECKING:
     from sb3_trpo_fvp.trpo.algorithm import TRPO
+
+
+SB3_CONTRIB_DEFAULTS: dict[str, Any] = {"n_steps": 2048, "target_kl": 0.01, "cg_damping": 0.1}
+"""What sb3-contrib's TRPO has where this one's constructor has something else."""
+AS_SB3_CONTRIB: dict[str, Any] = {**SB3_CONTRIB_DEFAULTS, "critic": "adam", "sample_reuse": 1}
+"""The same, and its way to learn: each update from its newest rollout alone, and the critic by Adam."""
 
 
 def check_arguments(model: "TRPO") -> None:

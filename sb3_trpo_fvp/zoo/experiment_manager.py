@@ -2,7 +2,6 @@
 
 import sys
 from functools import partial
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_trpo_fvp import TRPO
+from sb3_trpo_fvp.trpo.arguments import AS_SB3_CONTRIB
 from sb3_trpo_fvp.zoo import search_space
 from sb3_trpo_fvp.zoo.callbacks import RunRecorder, TrustRegionMonitor
 from sb3_trpo_fvp.zoo.configs import ALGORITHM, BASELINE, default_config
@@ -33,13 +33,6 @@ def register(progress_file: Path | None = None) -> None:
     rl_zoo3.hyperparams_opt.HYPERPARAMS_SAMPLER[ALGORITHM] = search_space.sample_trpo_fvp_params
     rl_zoo3.hyperparams_opt.HYPERPARAMS_CONVERTER[ALGORITHM] = search_space.convert_trpo_fvp_params
     rl_zoo3.train.ExperimentManager = partial(ExperimentManager, progress_file=progress_file)
-
-
-def _meant_by_the_baseline() -> dict[str, Any]:
-    """What a setting of sb3-contrib's TRPO means where it says nothing: its own defaults, and its own way to learn."""
-    parameters = signature(rl_zoo3.ALGOS[BASELINE]).parameters
-    defaults = {name: parameters[name].default for name in ("target_kl", "cg_damping", "n_steps")}
-    return {**defaults, "critic": "adam", "sample_reuse": 1}
 
 
 class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):  # type: ignore[misc]
@@ -89,7 +82,7 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):  # type: ignore[
             self.custom_hyperparams = {**trial, **(self.custom_hyperparams or {})}
         used, saved = super().read_hyperparameters()
         if self.algo == ALGORITHM and Path(self.config).name == f"{BASELINE}.yml":
-            for name, value in _meant_by_the_baseline().items():
+            for name, value in AS_SB3_CONTRIB.items():
                 used.setdefault(name, value)
                 saved.setdefault(name, value)
         return used, saved
