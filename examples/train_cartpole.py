@@ -21,7 +21,8 @@ def main() -> None:
     # The networks are small: more threads only wait for each other.
     th.set_num_threads(1)
     env = make_vec_env(ENV_ID, n_envs=4, seed=1)
-    model = TRPO("MlpPolicy", env, n_steps=512, batch_size=256, n_critic_updates=20, gae_lambda=0.98, target_kl=0.02, seed=1)
+    # A rollout of 512 states, as with one environment and the default n_steps.
+    model = TRPO("MlpPolicy", env, n_steps=128, seed=1)
     print(f"Training TRPO on {ENV_ID} for {TOTAL_TIMESTEPS:,} steps")
     model.learn(TOTAL_TIMESTEPS, progress_bar=True)
 
