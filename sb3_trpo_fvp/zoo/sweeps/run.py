@@ -2,13 +2,11 @@
 
 import json
 import os
-import signal
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 
+from sb3_trpo_fvp.distributed.parent import end_with, exit_on
 from sb3_trpo_fvp.zoo.command_line import ArgumentParser, UserError
 from sb3_trpo_fvp.zoo.provenance import versions
 from sb3_trpo_fvp.zoo.results import FINISHED
@@ -32,7 +30,10 @@ def sweep_run(args: Sequence[str], train: Callable[[list[str], Path], int]) -> i
     parser.add_argument("--output", help="the run's folder (default: logs/sweeps/SWEEP/RUN)", type=Path)
     parser.add_argument("--no-wandb", action="store_true", help="do not track the run with Weights & Biases")
     parser.add_argument("--wandb-project-name", help="project, where no agent sets it")
+    parser.add_argument("--parent", type=int, metavar="PID", help="end the run when this process, which started it, has ended")
     options = parser.parse_args(args)
+    if options.parent is not None:
+        end_with(options.parent)
     try:
         parameters = json.loads(options.parameters)
     except json.JSONDecodeError as error:
@@ -51,10 +52,11 @@ def sweep_run(args: Sequence[str], train: Callable[[list[str], Path], int]) -> i
         project, entity = wandb_project()
         zoo_args += run.wandb_arguments(options.wandb_project_name or project, entity)
     _enter(folder)
-    _end_on_signals()
 
     started = time.time()
-    code = train(zoo_args, folder / PROGRESS)
+    # RL-Zoo takes Ctrl-C for the end of a training and saves the model; a run of a sweep that is stopped is not finished.
+    with exit_on("SIGINT", "SIGTERM", "SIGHUP"):
+        code = train(zoo_args, folder / PROGRESS)
     if code == 0:
         _mark_finished(folder, run, time.time() - started)
     return code
@@ -66,16 +68,6 @@ def _enter(folder: Path) -> None:
         if os.environ.get(variable):
             os.environ[variable] = os.path.abspath(os.environ[variable])
     os.chdir(folder)
-
-
-def _end_on_signals() -> None:
-    """RL-Zoo takes Ctrl-C for the end of a training and saves the model; a run of a sweep that is stopped is not finished."""
-
-    def end(number: int, frame: FrameType | None) -> None:
-        sys.exit(128 + number)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, end)
 
 
 def _mark_finished(folder: Path, run: Run, seconds: float) -> None:

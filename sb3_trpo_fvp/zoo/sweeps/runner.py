@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 import sb3_trpo_fvp
+from sb3_trpo_fvp.distributed.parent import exit_on, kill_group
 from sb3_trpo_fvp.zoo.results import FINISHED, Result
 from sb3_trpo_fvp.zoo.sweeps.run import PROGRESS
 from sb3_trpo_fvp.zoo.sweeps.sweep import Run
@@ -97,7 +98,8 @@ class Runner:
 
     def run(self) -> bool:
         """
-        Run what is not finished yet. Ctrl-C stops the runs that go on, and leaves the finished ones.
+        Run what is not finished yet. Ctrl-C, SIGTERM and SIGHUP stop the runs that go on, and leave the finished ones. The
+        runs also end when this process is killed.
 
         :return: whether every run is finished
         """
@@ -110,7 +112,7 @@ class Runner:
             TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"), TimeElapsedColumn(),
             TimeRemainingColumn(), console=self.console,
         )  # fmt: skip
-        with progress:
+        with exit_on("SIGTERM", "SIGHUP"), progress:
             overall = progress.add_task(f"{len(self.runs)} runs", total=len(self.runs), completed=done, state=self._state(0))
             try:
                 while waiting or going:
@@ -159,6 +161,8 @@ class Runner:
             json.dumps(dict(run.parameters)),
             "--output",
             str(folder),
+            "--parent",
+            str(os.getpid()),
         ]
         command += ["--wandb-project-name", self.wandb_project] if self.wandb_project else ["--no-wandb"]
         process = subprocess.Popen(
@@ -229,8 +233,8 @@ class Runner:
         for job in going:
             try:
                 job.process.wait(max(0.0, deadline - time.monotonic()))
-            except (subprocess.TimeoutExpired, KeyboardInterrupt):
-                job.process.kill()
+            except (subprocess.TimeoutExpired, KeyboardInterrupt, SystemExit):
+                kill_group(job.process.pid)
                 job.process.wait()
             job.close()
 
