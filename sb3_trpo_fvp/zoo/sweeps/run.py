@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sb3_trpo_fvp.distributed.parent import end_with, exit_on
+from sb3_trpo_fvp.zoo.checks import check_algorithm, check_environment, check_hyperparameters
 from sb3_trpo_fvp.zoo.command_line import ArgumentParser, UserError
 from sb3_trpo_fvp.zoo.provenance import versions
 from sb3_trpo_fvp.zoo.results import FINISHED
@@ -21,7 +22,7 @@ def sweep_run(args: Sequence[str], train: Callable[[list[str], Path], int]) -> i
     :param args: the command line
     :param train: trains with a command line of RL-Zoo's, and reports its progress to a file
     :return: the exit code
-    :raises UserError: if the parameters are no JSON object
+    :raises UserError: if the parameters are no JSON object, or set what is no option and no hyperparameter
     """
     parser = ArgumentParser(prog="sb3-trpo-fvp sweep-run", description="Run one run of a sweep: what `wandb agent` calls.")
     parser.add_argument(
@@ -44,6 +45,10 @@ def sweep_run(args: Sequence[str], train: Callable[[list[str], Path], int]) -> i
         raise UserError(msg)
 
     run = Run.from_parameters(parameters)
+    check_algorithm(run.algo)
+    check_environment(str(run.options["env"]))
+    check_hyperparameters(run.algo, run.hyperparams)
+    run.zoo_arguments(".")
     folder = options.output or Path("logs", "sweeps", os.environ.get("WANDB_SWEEP_ID", "local"), run.name)
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)

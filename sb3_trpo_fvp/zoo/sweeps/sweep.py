@@ -14,6 +14,7 @@ import yaml
 
 from sb3_trpo_fvp.zoo.command_line import UserError
 from sb3_trpo_fvp.zoo.configs import config_folder, find_config
+from sb3_trpo_fvp.zoo.sweeps.values import check_data, check_values
 
 METRIC = "eval/mean_reward"
 """What sweeps maximise: the mean return of RL-Zoo's evaluations, logged by both algorithms."""
@@ -65,7 +66,7 @@ class Run:
             ``env`` too, ``CartPole-v1 n_timesteps=30000``, so that it holds environments with different budgets. Where both
             set the same, the algorithm's counts.
         :return: the run
-        :raises UserError: if it names no algorithm or no environment, or its settings cannot be read
+        :raises UserError: if it names no algorithm or no environment, its settings cannot be read, or a value is not data
         """
         for name in ("algo", "env"):
             if not isinstance(parameters.get(name), str):
@@ -80,7 +81,13 @@ class Run:
             if not equals:
                 msg = f"settings beside the algorithm or the environment are written key=value, got {setting!r}"
                 raise UserError(msg)
-            merged[key] = yaml.safe_load(value)
+            try:
+                merged[key] = yaml.safe_load(value)
+            except yaml.YAMLError as error:
+                msg = f"the value of {setting!r} is not valid YAML"
+                raise UserError(msg) from error
+        for key, value in merged.items():
+            check_data(key, value)
         return cls(
             parameters=dict(parameters),
             variant=variant,
@@ -100,14 +107,19 @@ class Run:
         """
         :param log_folder: where RL-Zoo puts its files; one folder a run, since parallel runs race for RL-Zoo's numbers
         :return: the command line of RL-Zoo's ``train``
-        :raises UserError: if the hyperparameter file does not exist, or an option that counts something is no whole number
+        :raises UserError: if the hyperparameter file does not exist or is no YAML file, an option that counts something is no
+            whole number, or a hyperparameter would be run as code
         """
+        check_values(self.hyperparams)
         args = ["--algo", self.algo, "--log-folder", str(log_folder)]
         for key, value in self.options.items():
             if key == "conf_file":
-                found = find_config(value)
+                found = find_config(str(value))
                 if found is None:
                     msg = f"no hyperparameter file {value!r}"
+                    raise UserError(msg)
+                if not found.endswith((".yml", ".yaml")):
+                    msg = f"the hyperparameter file of a sweep must be a .yml or .yaml file, got {value!r}"
                     raise UserError(msg)
                 value = found
             args += [ZOO_OPTIONS[key], str(value) if key in TEXT_OPTIONS else str(_whole(key, value))]
