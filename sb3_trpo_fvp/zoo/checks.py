@@ -15,6 +15,8 @@ ZOO_HYPERPARAMETERS = {
 }  # fmt: skip
 """Hyperparameters that RL-Zoo takes for itself; the others go to the algorithm's constructor."""
 
+NOT_HYPERPARAMETERS = {"self", "env", "tensorboard_log", "verbose", "seed", "device", "_init_setup_model"}
+"""Arguments of a constructor that RL-Zoo sets from its own options."""
 
 ENVIRONMENT_PACKAGES = {"Bullet": "pybullet_envs_gymnasium", "MiniGrid-": "minigrid", "ALE/": "ale-py"}
 """Packages that register environments, by what the environments' names have in common."""
@@ -57,7 +59,7 @@ def check_hyperparameters(algo: str, names: Iterable[str]) -> None:
     import rl_zoo3
 
     known = {*inspect.signature(rl_zoo3.ALGOS[algo].__init__).parameters, *ZOO_HYPERPARAMETERS}
-    known -= {"self", "env", "tensorboard_log", "verbose", "seed", "device", "_init_setup_model"}
+    known -= NOT_HYPERPARAMETERS
     for name in names:
         if name not in known:
             raise UserError(suggest(f"hyperparameter of {algo}", name, known))

@@ -2,7 +2,6 @@
 
 import sys
 from functools import partial
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,13 @@ import rl_zoo3
 import rl_zoo3.exp_manager
 import rl_zoo3.hyperparams_opt
 import rl_zoo3.train
-import yaml
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_trpo_fvp import TRPO
 from sb3_trpo_fvp.zoo import search_space
 from sb3_trpo_fvp.zoo.callbacks import RunRecorder, TrustRegionMonitor
-from sb3_trpo_fvp.zoo.configs import ALGORITHM, BASELINE, default_config
+from sb3_trpo_fvp.zoo.configs import ALGORITHM, BASELINE, baseline_defaults, config_of, entry_of
 
 
 def register(progress_file: Path | None = None) -> None:
@@ -62,7 +60,7 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):  # type: ignore[
         **options: Any,
     ) -> None:
         self.progress_file = progress_file
-        super().__init__(args, algo, env_id, *rest, config=config or default_config(algo), **options)
+        super().__init__(args, algo, env_id, *rest, config=config_of(algo, config), **options)
 
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """
@@ -72,20 +70,18 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):  # type: ignore[
 
         :return: hyperparameters to use, hyperparameters to save
         """
-        if self.config.endswith((".yml", ".yaml")) and not self._is_atari:
-            entries = yaml.safe_load(Path(self.config).read_text())
-            if self.env_name.gym_id not in entries:
+        if self.config.endswith((".yml", ".yaml")):
+            entry, _ = entry_of(self.config, self.env_name.gym_id)
+            if entry == "default":
                 note = f"note: {self.config} has no entry for {self.env_name.gym_id}; its untuned 'default' is used"
                 print(note, file=sys.stderr)
         if self.storage and self.study_name and self.trial_id == 0:
             trial = self.load_trial(self.storage, self.study_name, 0)
             self.custom_hyperparams = {**trial, **(self.custom_hyperparams or {})}
         used, saved = super().read_hyperparameters()
-        if self.algo == ALGORITHM and Path(self.config).name == f"{BASELINE}.yml":
-            for name in ("target_kl", "cg_damping"):
-                default = signature(rl_zoo3.ALGOS[BASELINE]).parameters[name].default
-                used.setdefault(name, default)
-                saved.setdefault(name, default)
+        for name, default in baseline_defaults(self.algo, self.config).items():
+            used.setdefault(name, default)
+            saved.setdefault(name, default)
         return used, saved
 
     def create_callbacks(self) -> None:

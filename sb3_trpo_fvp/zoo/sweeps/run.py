@@ -3,14 +3,16 @@
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from sb3_trpo_fvp.distributed.parent import end_with, exit_on
 from sb3_trpo_fvp.zoo.checks import check_algorithm, check_environment, check_hyperparameters
 from sb3_trpo_fvp.zoo.command_line import ArgumentParser, UserError
 from sb3_trpo_fvp.zoo.provenance import versions
 from sb3_trpo_fvp.zoo.results import FINISHED
+from sb3_trpo_fvp.zoo.sweeps.settings import settings_of
 from sb3_trpo_fvp.zoo.sweeps.sweep import Run, wandb_project
 
 PROGRESS = "progress"
@@ -49,6 +51,7 @@ def sweep_run(args: Sequence[str], train: Callable[[list[str], Path], int]) -> i
     check_environment(str(run.options["env"]))
     check_hyperparameters(run.algo, run.hyperparams)
     run.zoo_arguments(".")
+    settings = settings_of(run)  # now, and not at the end: the hyperparameter file may change in between
     folder = options.output or Path("logs", "sweeps", os.environ.get("WANDB_SWEEP_ID", "local"), run.name)
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -63,7 +66,7 @@ def sweep_run(args: Sequence[str], train: Callable[[list[str], Path], int]) -> i
     with exit_on("SIGINT", "SIGTERM", "SIGHUP"):
         code = train(zoo_args, folder / PROGRESS)
     if code == 0:
-        _mark_finished(folder, run, time.time() - started)
+        _mark_finished(folder, run, settings, time.time() - started)
     return code
 
 
@@ -75,12 +78,13 @@ def _enter(folder: Path) -> None:
     os.chdir(folder)
 
 
-def _mark_finished(folder: Path, run: Run, seconds: float) -> None:
+def _mark_finished(folder: Path, run: Run, settings: Mapping[str, Any], seconds: float) -> None:
     zoo_folder = max(folder.glob(f"{run.algo}/*/"), key=os.path.getmtime)
     content = {
         "name": run.name,
         "variant": run.variant,
         "parameters": dict(run.parameters),
+        "settings": dict(settings),
         "seconds": seconds,
         "cpu_seconds": time.process_time(),  # what the run took, whatever else the machine did
         "folder": str(zoo_folder.relative_to(folder)),

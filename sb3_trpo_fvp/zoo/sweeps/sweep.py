@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -38,6 +39,20 @@ ZOO_OPTIONS = {
 
 TEXT_OPTIONS = {"env", "vec_env", "device", "conf_file"}
 """Those of them that are no whole numbers."""
+
+INTERVALS = {
+    "seed": (0, 2**32 - 1),
+    "n_timesteps": (1, math.inf),
+    "eval_episodes": (1, math.inf),
+    "n_eval_envs": (1, math.inf),
+    "num_threads": (-1, math.inf),
+    "log_interval": (-2, math.inf),
+    "verbose": (0, math.inf),
+}
+"""Least and greatest value of the whole numbers that are bounded; RL-Zoo draws a seed of its own for a negative one."""
+
+LONGEST_NAME = 255
+"""Bytes that file systems allow for the name of a folder."""
 
 
 @dataclass(frozen=True)
@@ -101,14 +116,15 @@ class Run:
         """The name of the run's folder: readable, and different for different parameters."""
         digest = hashlib.sha256(json.dumps(self.parameters, sort_keys=True).encode()).hexdigest()[:8]
         readable = f"{self.variant}__{self.options['env']}__seed{self.options.get('seed', 'x')}"
-        return f"{re.sub(r'[^A-Za-z0-9_.=-]+', '-', readable)}__{digest}"
+        readable = re.sub(r"[^A-Za-z0-9_.=-]+", "-", readable)
+        return f"{readable[: LONGEST_NAME - len('__') - len(digest)]}__{digest}"
 
     def zoo_arguments(self, log_folder: str | Path) -> list[str]:
         """
         :param log_folder: where RL-Zoo puts its files; one folder a run, since parallel runs race for RL-Zoo's numbers
         :return: the command line of RL-Zoo's ``train``
         :raises UserError: if the hyperparameter file does not exist or is no YAML file, an option that counts something is no
-            whole number, or a hyperparameter would be run as code
+            whole number of its interval, or a hyperparameter would be run as code
         """
         check_values(self.hyperparams)
         args = ["--algo", self.algo, "--log-folder", str(log_folder)]
@@ -221,6 +237,10 @@ def _whole(name: str, value: Any) -> int:
         number = 0.5
     if not number.is_integer():
         msg = f"`{name}` must be a whole number, got {value!r}"
+        raise UserError(msg)
+    least, greatest = INTERVALS.get(name, (-math.inf, math.inf))
+    if not least <= number <= greatest:
+        msg = f"`{name}` must be in [{least}, {greatest}], got {value!r}".replace("inf]", "∞)")
         raise UserError(msg)
     return int(number)
 
