@@ -1,6 +1,7 @@
 """RL-Zoo with this project's algorithm, hyperparameter files and records."""
 
 import sys
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,15 @@ import rl_zoo3
 import rl_zoo3.exp_manager
 import rl_zoo3.hyperparams_opt
 import rl_zoo3.train
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_trpo_fvp import TRPO
-from sb3_trpo_fvp.zoo import search_space
+from sb3_trpo_fvp.zoo import search_space, studies
 from sb3_trpo_fvp.zoo.callbacks import RunRecorder, TrustRegionMonitor
+from sb3_trpo_fvp.zoo.command_line import UserError
 from sb3_trpo_fvp.zoo.configs import ALGORITHM, BASELINE, baseline_defaults, config_of, entry_of
 
 
@@ -105,7 +109,8 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):  # type: ignore[
             )
 
     def hyperparameters_optimization(self) -> None:
-        """Search with a progress bar, and end without a traceback when no trial has finished yet."""
+        """Search with a progress bar, after putting right what killed workers left, and end without a traceback."""
+        self._mend_study()
         total = self.max_total_trials or self.n_trials
         with search_space.TrialProgress(total if self.show_progress else None) as self._trials:
             try:
@@ -120,6 +125,48 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):  # type: ignore[
         :param trial: the trial to run
         :return: its mean evaluation reward
         """
+        trial.set_user_attr(studies.WORKER, studies.worker())
         with self._trials.trial(trial):
-            value: float = super().objective(trial)
-            return value
+            try:
+                value: float = super().objective(trial)
+                return value
+            finally:
+                studies.fail_stale_trials(trial.study)  # before they are counted
+
+    def load_trial(self, storage: str, study_name: str, trial_id: int | None = None, convert: bool = True) -> dict[str, Any]:
+        """
+        :param storage: journal file or database
+        :param study_name: a study in it
+        :param trial_id: number of a trial
+        :param convert: give keyword arguments of the algorithm, and not Optuna's parameters
+        :return: the trial's hyperparameters
+        :raises UserError: if there is no such storage, study or trial
+        """
+        if storage.endswith(".log") and not Path(storage).is_file():
+            msg = f"no journal file {storage!r}"
+            raise UserError(msg)
+        self._mend_study()
+        try:
+            hyperparams: dict[str, Any] = super().load_trial(storage, study_name, trial_id, convert)
+        except (KeyError, IndexError) as error:
+            msg = f"no trial {trial_id} of a study {study_name!r} in {storage!r}"
+            raise UserError(msg) from error
+        return hyperparams
+
+    def _mend_study(self) -> None:
+        storage: Any = self.storage
+        if storage is None:
+            return
+        if storage.endswith(".log"):
+            if not Path(storage).is_file():
+                return
+            try:
+                cut = studies.repair_journal(storage)
+            except ValueError as error:
+                raise UserError(str(error)) from error
+            if cut:
+                print(f"{storage}: {cut} line(s) that a killed worker had left unfinished are skipped", file=sys.stderr)
+            storage = JournalStorage(JournalFileBackend(storage))
+        with suppress(KeyError):  # no such study yet
+            for number in studies.fail_stale_trials(optuna.load_study(study_name=self.study_name, storage=storage)):
+                print(f"Trial {number} is marked as failed: its worker was killed", file=sys.stderr)
