@@ -43,7 +43,7 @@ def test_version_and_configs(capsys: pytest.CaptureFixture[str]) -> None:
         ("enjoy --env CartPole-v1", "no trpo_fvp agent for CartPole-v1 in 'logs'; nothing was trained there yet"),
         ("record-video --algo tropo", "unknown algorithm 'tropo': did you mean 'trpo'?"),
         ("all-plots", "all-plots needs the environments to plot"),
-        ("sweep benchmrk", "no sweep file 'benchmrk'; this project's are: benchmark, defaults, operators, search"),
+        ("sweep benchmrk", "no sweep file 'benchmrk'; this project's are: benchmark, defaults, operators, reference, search"),
         ("sweep search", "'bayes' sweep, and only grids run without a server"),
         ("sweep benchmark --jobs 0", "--jobs must be at least 1, got 0"),
         ("sweep benchmark --set seed", "--set takes KEY=VALUE, got 'seed'"),

@@ -1,7 +1,7 @@
 """RL-Zoo with this project's algorithm, hyperparameter files and records."""
 
+import shutil
 import sys
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,27 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_trpo_fvp import TRPO
 from sb3_trpo_fvp.zoo import search_space, studies
 from sb3_trpo_fvp.zoo.callbacks import RunRecorder, TrustRegionMonitor
+from sb3_trpo_fvp.zoo.checks import check_settings
 from sb3_trpo_fvp.zoo.command_line import UserError
 from sb3_trpo_fvp.zoo.configs import ALGORITHM, BASELINE, baseline_defaults, config_of, entry_of
+
+SLIPS = (
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    NameError,
+    NotImplementedError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+)
+"""What RL-Zoo, environments and constructors raise for arguments that they cannot use."""
 
 
 def register(progress_file: Path | None = None) -> None:
@@ -52,6 +67,7 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):  # type: ignore[
 
     custom_hyperparams: dict[str, Any] | None
     callbacks: list[BaseCallback]
+    _opened: list[VecEnv] | None = None
 
     def __init__(
         self,
@@ -86,13 +102,53 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):  # type: ignore[
         for name, default in baseline_defaults(self.algo, self.config).items():
             used.setdefault(name, default)
             saved.setdefault(name, default)
+        check_settings(self.algo, used)
         return used, saved
+
+    def setup_experiment(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
+        """
+        Read the hyperparameters, make environment and model.
+
+        :return: the model and its hyperparameters; nothing for a search
+        :raises UserError: for what environment, policy or algorithm refuse: nothing has been trained yet
+        """
+        if self.optimize_hyperparameters:
+            self._mend_study()
+        self._opened = []
+        try:
+            result: tuple[BaseAlgorithm, dict[str, Any]] | None = super().setup_experiment()
+        except SLIPS as error:
+            for env in self._opened:
+                env.close()
+            self._remove_empty_folder()
+            reason = " ".join(str(error).split()) or type(error).__name__
+            msg = f"{self.algo} cannot be set up for {self.env_name.gym_id}: {reason}"
+            raise UserError(msg) from error
+        self._opened = None  # what is made from now on is closed by who makes it
+        return result
+
+    def create_envs(self, *args: Any, **kwargs: Any) -> VecEnv:
+        """
+        :param args: see RL-Zoo
+        :param kwargs: see RL-Zoo
+        :return: environments, which are closed if the rest cannot be set up
+        """
+        env: VecEnv = super().create_envs(*args, **kwargs)
+        if self._opened is not None:
+            self._opened.append(env)
+        return env
 
     def create_callbacks(self) -> None:
         """Add the record of the run to RL-Zoo's callbacks."""
         super().create_callbacks()
         monitors: list[BaseCallback] = [TrustRegionMonitor()] if self.algo in (ALGORITHM, BASELINE) else []
         self.callbacks = [RunRecorder([*self.callbacks, *monitors], self.save_path, self.progress_file)]
+
+    def _remove_empty_folder(self) -> None:
+        """Remove the run's folder if there is nothing in it but the header that the monitor of the episodes writes."""
+        files = [path for path in Path(self.save_path).rglob("*") if path.is_file()]
+        if all(path.name.endswith("monitor.csv") and path.read_bytes().count(b"\n") <= 2 for path in files):
+            shutil.rmtree(self.save_path, ignore_errors=True)
 
     def learn(self, model: BaseAlgorithm) -> None:
         """
@@ -109,8 +165,7 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):  # type: ignore[
             )
 
     def hyperparameters_optimization(self) -> None:
-        """Search with a progress bar, after putting right what killed workers left, and end without a traceback."""
-        self._mend_study()
+        """Search with a progress bar, and end without a traceback when no trial has finished yet."""
         total = self.max_total_trials or self.n_trials
         with search_space.TrialProgress(total if self.show_progress else None) as self._trials:
             try:
@@ -167,6 +222,12 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):  # type: ignore[
             if cut:
                 print(f"{storage}: {cut} line(s) that a killed worker had left unfinished are skipped", file=sys.stderr)
             storage = JournalStorage(JournalFileBackend(storage))
-        with suppress(KeyError):  # no such study yet
-            for number in studies.fail_stale_trials(optuna.load_study(study_name=self.study_name, storage=storage)):
-                print(f"Trial {number} is marked as failed: its worker was killed", file=sys.stderr)
+        try:
+            study = optuna.load_study(study_name=self.study_name, storage=storage)
+        except KeyError:  # no such study yet
+            return
+        except Exception as error:  # whatever the database raises
+            msg = f"--storage {self.storage!r} cannot be used: {' '.join(str(error).split())}"
+            raise UserError(msg) from error
+        for number in studies.fail_stale_trials(study):
+            print(f"Trial {number} is marked as failed: its worker was killed", file=sys.stderr)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sb3_trpo_fvp.distributed.parent import end_with, exit_on
-from sb3_trpo_fvp.zoo.checks import check_algorithm, check_environment, check_hyperparameters
+from sb3_trpo_fvp.zoo.checks import check_algorithm, check_environment, check_folder, check_hyperparameters
 from sb3_trpo_fvp.zoo.command_line import ArgumentParser, UserError
 from sb3_trpo_fvp.zoo.provenance import versions
 from sb3_trpo_fvp.zoo.results import FINISHED
@@ -54,6 +54,7 @@ def sweep_run(args: Sequence[str], train: Callable[[list[str], Path], int]) -> i
     settings = settings_of(run)  # now, and not at the end: the hyperparameter file may change in between
     folder = options.output or Path("logs", "sweeps", os.environ.get("WANDB_SWEEP_ID", "local"), run.name)
     folder = folder.resolve()
+    check_folder("--output", folder)
     folder.mkdir(parents=True, exist_ok=True)
     zoo_args = run.zoo_arguments(folder)
     if not options.no_wandb:

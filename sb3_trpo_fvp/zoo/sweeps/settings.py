@@ -10,6 +10,20 @@ from sb3_trpo_fvp.zoo.configs import baseline_defaults, config_of, entry_of, fin
 from sb3_trpo_fvp.zoo.sweeps.sweep import Run
 
 
+def hyperparameters_of(run: Run) -> dict[str, Any]:
+    """
+    Gather what RL-Zoo reads for a run: the hyperparameter file's entry, and what the sweep sets.
+
+    :param run: a run of a sweep
+    :return: hyperparameters by name
+    :raises UserError: if the hyperparameter file cannot be read
+    """
+    given = run.options.get("conf_file")
+    config = config_of(run.algo, find_config(str(given)) if given is not None else None)
+    entry = entry_of(config, str(run.options["env"]))[1]
+    return {**baseline_defaults(run.algo, config), **entry, **run.hyperparams}
+
+
 def settings_of(run: Run) -> dict[str, Any]:
     """
     Gather the hyperparameters of a run: the constructor's defaults, the hyperparameter file's entry, what the sweep sets.
@@ -21,14 +35,9 @@ def settings_of(run: Run) -> dict[str, Any]:
     import rl_zoo3
 
     parameters = inspect.signature(rl_zoo3.ALGOS[run.algo].__init__).parameters.values()
-    empty = inspect.Parameter.empty
-    settings = dict.fromkeys(ZOO_HYPERPARAMETERS)
-    settings |= {each.name: each.default for each in parameters if each.default is not empty}
-    given = run.options.get("conf_file")
-    config = config_of(run.algo, find_config(str(given)) if given is not None else None)
-    settings |= baseline_defaults(run.algo, config)
-    settings |= entry_of(config, str(run.options["env"]))[1]
-    settings |= run.hyperparams
+    settings: dict[str, Any] = dict.fromkeys(ZOO_HYPERPARAMETERS)
+    settings |= {each.name: each.default for each in parameters if each.default is not inspect.Parameter.empty}
+    settings |= hyperparameters_of(run)
     if "n_timesteps" in run.options:
         settings["n_timesteps"] = int(float(run.options["n_timesteps"]))
     kept = {name: value for name, value in settings.items() if name not in NOT_HYPERPARAMETERS}

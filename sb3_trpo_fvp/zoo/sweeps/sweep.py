@@ -84,8 +84,9 @@ class Run:
         :raises UserError: if it names no algorithm or no environment, its settings cannot be read, or a value is not data
         """
         for name in ("algo", "env"):
-            if not isinstance(parameters.get(name), str):
-                msg = f"a run needs `{name}` (a string), got {parameters.get(name)!r}"
+            value = parameters.get(name)
+            if not isinstance(value, str) or not value.strip():
+                msg = f"a run needs `{name}` (a string), got {value!r}"
                 raise UserError(msg)
         variant, env = (" ".join(parameters[name].split()) for name in ("algo", "env"))
         algo, *algo_settings = variant.split()
@@ -188,8 +189,8 @@ class Sweep:
             raise UserError(msg)
         try:
             content = yaml.safe_load(Path(path).read_text())
-        except yaml.YAMLError as error:
-            msg = f"{path} is not valid YAML: {error}"
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            msg = f"{path} is not valid YAML: {' '.join(str(error).split())}"
             raise UserError(msg) from error
         if not isinstance(content, dict) or not isinstance(content.get("parameters"), dict) or "method" not in content:
             msg = f"{path} is not a sweep file: it needs `method` and `parameters`"
@@ -214,15 +215,17 @@ class Sweep:
             raise UserError(msg)
         choices: dict[str, list[Any]] = {}
         for key, specification in self.parameters.items():
-            if "values" in specification:
-                choices[key] = list(specification["values"])
-            elif "value" in specification:
-                choices[key] = [specification["value"]]
-            else:
-                msg = (
-                    f"{self.path.name}: a grid's parameter needs `value` or `values`, got {dict(specification)!r} for {key!r}"
-                )
-                raise UserError(msg)
+            match specification:
+                case {"values": [_, *_] as values}:
+                    choices[key] = values
+                case {"value": value}:
+                    choices[key] = [value]
+                case _:
+                    msg = (
+                        f"{self.path.name}: a grid's parameter needs `value`, or `values` with a list, "
+                        f"got {specification!r} for {key!r}"
+                    )
+                    raise UserError(msg)
         runs = [
             Run.from_parameters(dict(zip(choices, values, strict=True))) for values in itertools.product(*choices.values())
         ]
