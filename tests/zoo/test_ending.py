@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from sb3_trpo_fvp.distributed.parent import exit_on, kill_group
+
 ROOT = Path(__file__).parents[2]
 LONG = ["-n", "100000000"]
 
@@ -83,3 +85,36 @@ def test_ranks_end_with_a_torchrun_that_is_killed(tmp_path: Path) -> None:
     finally:
         for pid in alive(tmp_path):
             os.kill(pid, signal.SIGKILL)
+
+
+def test_signals_end_like_ctrl_c_unless_they_are_ignored() -> None:
+    def interrupted(number: int) -> None:
+        with exit_on("SIGTERM", "SIGHUP", "SIGNOTHERE"):
+            os.kill(os.getpid(), number)
+            time.sleep(0.1)
+
+    with pytest.raises(SystemExit) as ended:
+        interrupted(signal.SIGTERM)
+    assert ended.value.code == 143
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # what nohup does
+    try:
+        interrupted(signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_killed_process_takes_its_group_along() -> None:
+    leader = subprocess.Popen(
+        ["sh", "-c", "sleep 1000 & echo $!; wait"], start_new_session=True, stdout=subprocess.PIPE, text=True
+    )
+    assert leader.stdout is not None
+    child = int(leader.stdout.readline())
+    kill_group(leader.pid)
+    leader.wait()
+    leader.stdout.close()
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{child}/stat").exists() and Path(f"/proc/{child}/stat").read_text().split()[2] != "Z":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    kill_group(leader.pid)  # gone already: nothing happens

@@ -93,6 +93,9 @@ def test_a_changed_file_or_default_is_another_run(folder: Path, monkeypatch: pyt
     assert fault == f"it finished with cg_damping={settings['cg_damping']}, now 0.5, normalize=None, now True"
     write_file(folder, gamma=0.9)
     assert Runner([run], folder / "out", 1).is_finished(run)
+    (folder / "own.yml").write_text("[")  # nobody can say what it would run with today
+    assert Runner([run], folder / "out", 1).is_finished(run)
+    write_file(folder, gamma=0.9)
 
     class Other(rl_zoo3.ALGOS["trpo_fvp"]):  # type: ignore[misc]
         def __init__(self, *args: Any, target_kl: float = 7.0, **kwargs: Any) -> None: ...

@@ -20,6 +20,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 import sb3_trpo_fvp
 from sb3_trpo_fvp.distributed.parent import exit_on, kill_group
+from sb3_trpo_fvp.zoo.command_line import UserError
 from sb3_trpo_fvp.zoo.results import FINISHED, Result
 from sb3_trpo_fvp.zoo.sweeps.run import PROGRESS
 from sb3_trpo_fvp.zoo.sweeps.settings import difference, settings_of
@@ -125,7 +126,10 @@ class Runner:
                 result.evaluations()
         except ValueError as error:
             return str(error)
-        changed = difference(result.settings, settings_of(run))
+        try:
+            changed = difference(result.settings, settings_of(run))
+        except UserError:  # the file was broken since the sweep began: no reason to throw a result away
+            changed = ""
         return f"it finished with {changed}" if changed else ""
 
     def run(self) -> bool:
