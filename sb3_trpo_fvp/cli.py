@@ -2,15 +2,17 @@
 
 import runpy
 import sys
+from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from sb3_trpo_fvp import __version__
 from sb3_trpo_fvp.distributed.launch import ranks_started, torchrun
-from sb3_trpo_fvp.zoo.checks import check_algorithm, check_environment, check_trained, checked_training_arguments, parse_known
-from sb3_trpo_fvp.zoo.command_line import UserError, require, suggest
+from sb3_trpo_fvp.zoo.checks import check_device, check_model, checked_training_arguments
+from sb3_trpo_fvp.zoo.command_line import ArgumentParser, UserError, require, suggest
 from sb3_trpo_fvp.zoo.configs import ALGORITHM, BASELINE, config_folder
+from sb3_trpo_fvp.zoo.options import agent_options, plot_options, training_options
 from sb3_trpo_fvp.zoo.ranks import arguments_of_rank
 
 PROGRAM = "sb3-trpo-fvp"
@@ -38,17 +40,6 @@ def _asks_help(args: Sequence[str]) -> bool:
     return any(argument in ("-h", "--help") for argument in args)
 
 
-def _option(args: Sequence[str], *names: str) -> str | None:
-    """The value of an option, wherever argparse would find it."""
-    for position, argument in enumerate(args):
-        for name in names:
-            if argument == name and position + 1 < len(args):
-                return args[position + 1]
-            if name.startswith("--") and argument.startswith(f"{name}="):
-                return argument.partition("=")[2]
-    return None
-
-
 def train(args: Sequence[str]) -> int:
     """Train an agent (RL-Zoo's train: every option of it works)."""
     return _train("train", args)
@@ -56,61 +47,76 @@ def train(args: Sequence[str]) -> int:
 
 def _train(name: str, args: Sequence[str], progress_file: Path | None = None) -> int:
     _register(progress_file)
-    import gymnasium as gym
     from rl_zoo3.train import train
 
     if not _asks_help(args):
         args = checked_training_arguments(f"{PROGRAM} {name}", args)
-        if ranks_started() > 1 and (name != "train" or parse_known(f"{PROGRAM} {name}", args)[0].algo != ALGORITHM):
+        if ranks_started() > 1 and (name != "train" or training_options(f"{PROGRAM} {name}", args).algo != ALGORITHM):
             msg = f"torchrun starts several processes for one agent, which only `train` of {ALGORITHM} can use"
             raise UserError(msg)
-    with torchrun() as comm, arguments_of_rank(args, comm) as own, _command_line(name, own):
-        try:
-            train()
-        except gym.error.DependencyNotInstalled as error:
-            raise UserError(str(error)) from error
+    with torchrun() as comm, arguments_of_rank(args, comm) as own, _command_line(name, own), _missing_packages_named():
+        train()
     return 0
 
 
 def optimize(args: Sequence[str]) -> int:
     """Search hyperparameters with Optuna; several workers may share one study (--storage FILE.log)."""
-    if _option(args, "--storage") and not _option(args, "--study-name"):
-        options, _ = parse_known(f"{PROGRAM} optimize", args)
-        # One name for all the workers: the study is found again, and goes on.
-        args = ["--study-name", f"{options.algo}_{options.env}", *args]
+    _register()
+    if not _asks_help(args):
+        options = training_options(f"{PROGRAM} optimize", args)
+        if options.storage and not options.study_name:
+            # One name for all the workers: the study is found again, and goes on.
+            args = ["--study-name", f"{options.algo}_{options.env}", *args]
     return _train("optimize", ["--optimize-hyperparameters", "--progress", *args])
 
 
 def enjoy(args: Sequence[str]) -> int:
     """Watch a trained agent."""
-    args = _with_trained_agent("enjoy", args)
+    from sb3_trpo_fvp.zoo.agents import check_display
+
+    def check(options: Namespace) -> None:
+        if not options.no_render:
+            check_display()
+
+    args = _with_trained_agent("enjoy", args, check)
     from rl_zoo3.enjoy import enjoy
 
-    with _command_line("enjoy", args):
+    with _command_line("enjoy", args), _missing_packages_named():
         enjoy()
     return 0
 
 
 def record_video(args: Sequence[str]) -> int:
     """Record a video of a trained agent."""
-    args = _with_trained_agent("record-video", args)
-    with _command_line("record-video", args):
+    from sb3_trpo_fvp.zoo.agents import check_offscreen
+
+    args = _with_trained_agent("record-video", args, lambda options: check_offscreen(options.env))
+    with _command_line("record-video", args), _missing_packages_named():
         runpy.run_module("rl_zoo3.record_video", run_name="__main__")
     return 0
 
 
-def _with_trained_agent(name: str, args: Sequence[str]) -> list[str]:
+def _with_trained_agent(name: str, args: Sequence[str], check: Callable[[Namespace], None]) -> list[str]:
     """RL-Zoo's defaults are its own trained agents; here they are this project's algorithm and the folder of ``train``."""
     _register()
+    from sb3_trpo_fvp.zoo.agents import check_agent
+
     if _asks_help(args):
         return list(args)
-    options, _ = parse_known(f"{PROGRAM} {name}", args)
-    folder = _option(args, "-f", "--folder") or "logs"
-    check_algorithm(options.algo)
-    check_environment(options.env)
-    if _option(args, "--exp-id") != "-1":
-        check_trained(folder, options.algo, options.env)
-    return ["--algo", options.algo, "-f", folder, *args]
+    options = agent_options(f"{PROGRAM} {name}", args)
+    check_agent(options)
+    check(options)
+    return ["--algo", options.algo, "-f", options.folder, *args]
+
+
+@contextmanager
+def _missing_packages_named() -> Iterator[None]:
+    import gymnasium as gym
+
+    try:
+        yield
+    except gym.error.DependencyNotInstalled as error:
+        raise UserError(str(error)) from error
 
 
 def all_plots(args: Sequence[str]) -> int:
@@ -119,15 +125,22 @@ def all_plots(args: Sequence[str]) -> int:
     require("rl_zoo3.plots", "all-plots", "plots")
     from rl_zoo3.plots import all_plots
 
+    from sb3_trpo_fvp.zoo.agents import check_plots
+
     if not _asks_help(args):
-        if _option(args, "-e", "--env") is None:
+        options = plot_options(f"{PROGRAM} all-plots", args)
+        if options.env is None:
             msg = "all-plots needs the environments to plot: -e Pendulum-v1 Hopper-v5"
             raise UserError(msg)
-        if _option(args, "-f", "--exp-folders") is None:
+        if options.exp_folders is None:
+            options.exp_folders = ["logs"]
             args = ["-f", "logs", *args]
-        if _option(args, "-a", "--algos") is None:
-            folder = _option(args, "-f", "--exp-folders") or "logs"
-            args = ["-a", *([algo for algo in (BASELINE, ALGORITHM) if Path(folder, algo).is_dir()] or [ALGORITHM]), *args]
+        if options.algos is None:
+            folders = options.exp_folders
+            trained = [algo for algo in (BASELINE, ALGORITHM) if any(Path(folder, algo).is_dir() for folder in folders)]
+            options.algos = trained or [ALGORITHM]
+            args = ["-a", *options.algos, *args]
+        check_plots(options)
     with _command_line("all-plots", args):
         all_plots()
     return 0
@@ -162,6 +175,13 @@ def check(args: Sequence[str]) -> int:
     """Compare the Fisher operators on a saved model: agreement, symmetry, definiteness, time per product."""
     from sb3_trpo_fvp.check.check import main
 
+    if not _asks_help(args):
+        parser = ArgumentParser(prog=f"{PROGRAM} check", add_help=False, allow_abbrev=False)
+        parser.add_argument("model")
+        parser.add_argument("--device", default="auto")
+        options, _ = parser.parse_known_args(args)
+        check_model(options.model if Path(options.model).is_file() else f"{options.model.removesuffix('.zip')}.zip")
+        check_device(options.device)
     return main(args)
 
 

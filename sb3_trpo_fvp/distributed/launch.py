@@ -11,6 +11,7 @@ import torch as th
 
 from sb3_trpo_fvp.distributed.communicator import ALONE, Communicator
 from sb3_trpo_fvp.distributed.current import communicator
+from sb3_trpo_fvp.distributed.parent import end_with
 
 TIMEOUT_VARIABLE = "SB3_TRPO_FVP_TIMEOUT"
 """Environment variable: seconds that a rank waits for the others before it gives the run up."""
@@ -24,7 +25,8 @@ def torchrun() -> Iterator[Communicator]:
     Take part in the run if ``torchrun`` started this process, and do nothing if it did not.
 
     Ranks but the first write nothing to stdout and warn of nothing; errors are shown on all. gloo carries what is on
-    the CPU and nccl what is on a GPU, rank i of a machine having its GPU i.
+    the CPU and nccl what is on a GPU, rank i of a machine having its GPU i. A rank ends with ``torchrun``'s own process,
+    which may be killed without a word to it.
 
     :return: context with the communicator
     :raises ValueError: if the timeout in the environment is no positive number
@@ -32,6 +34,7 @@ def torchrun() -> Iterator[Communicator]:
     if ranks_started() == 1:
         yield ALONE
         return
+    end_with(os.getppid())
     import torch.distributed as dist
     from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 

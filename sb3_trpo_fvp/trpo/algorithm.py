@@ -37,16 +37,13 @@ from sb3_trpo_fvp.rollouts.buffer import whole_rollout
 from sb3_trpo_fvp.rollouts.collect import collect
 from sb3_trpo_fvp.rollouts.reuse import Batch
 from sb3_trpo_fvp.rollouts.sampler import numpy_sampler
-from sb3_trpo_fvp.trpo.arguments import check_arguments
+from sb3_trpo_fvp.trpo.arguments import SAMPLE_REUSE, check_arguments, choose_critic
 from sb3_trpo_fvp.trpo.log import record_update, warn_of
 from sb3_trpo_fvp.trpo.sample_reuse import SampleReusingAlgorithm
 from sb3_trpo_fvp.trpo.saving import replacing
 from sb3_trpo_fvp.trust_region import SurrogateProblem, TrustRegionStats, trust_region_step
 
 SelfTRPO = TypeVar("SelfTRPO", bound="TRPO")
-
-_DEFAULTS_OF_ADAM = (1e-3, 128, 10)
-"""Of ``learning_rate``, ``batch_size`` and ``n_critic_updates``: whoever sets another means the Adam critic."""
 
 
 class TRPO(SampleReusingAlgorithm, OnPolicyAlgorithm):
@@ -164,7 +161,7 @@ class TRPO(SampleReusingAlgorithm, OnPolicyAlgorithm):
         damped_beta: bool = False,
         critic: Literal["adam", "gauss_newton"] | None = None,
         critic_kwargs: dict[str, Any] | None = None,
-        sample_reuse: int = 4,
+        sample_reuse: int = SAMPLE_REUSE,
         sample_reuse_kwargs: dict[str, Any] | None = None,
     ):
         super().__init__(
@@ -209,9 +206,9 @@ class TRPO(SampleReusingAlgorithm, OnPolicyAlgorithm):
         self.damped_beta = damped_beta
         # A bare model, about to be loaded: files that name neither, older ones and sb3-contrib's, are of this algorithm.
         if not _init_setup_model:
-            critic, sample_reuse = critic or "adam", 1
-        adam_is_meant = (learning_rate, batch_size, n_critic_updates) != _DEFAULTS_OF_ADAM
-        self.critic = critic or ("adam" if adam_is_meant else "gauss_newton")
+            critic = critic or "adam"
+            sample_reuse = 1 if sample_reuse == SAMPLE_REUSE else sample_reuse
+        self.critic = critic or choose_critic(learning_rate, batch_size, n_critic_updates)
         self.critic_kwargs = critic_kwargs or {}
         self.sample_reuse = sample_reuse
         self.sample_reuse_kwargs = sample_reuse_kwargs or {}

@@ -17,6 +17,23 @@ AS_SB3_CONTRIB: dict[str, Any] = {**SB3_CONTRIB_DEFAULTS, "critic": "adam", "sam
 """The same, and its way to learn: each update from its newest rollout alone, and the critic by Adam."""
 
 
+SAMPLE_REUSE = 4
+"""From how many of the last rollouts an update learns by default."""
+
+
+def choose_critic(learning_rate: Any = 1e-3, batch_size: Any = 128, n_critic_updates: Any = 10, **_: Any) -> str:
+    """
+    Choose the critic where none was named: whoever sets an argument of Adam's means Adam.
+
+    :param learning_rate: as the constructor was given it, likewise the others; the defaults are its own
+    :param batch_size: of the Adam critic
+    :param n_critic_updates: of the Adam critic
+    :return: ``"gauss_newton"`` if all are at their defaults, else ``"adam"``
+    """
+    at_defaults = (learning_rate, batch_size, n_critic_updates) == (1e-3, 128, 10)
+    return "gauss_newton" if at_defaults else "adam"
+
+
 def check_arguments(model: "TRPO") -> None:
     """
     Look at every argument of the constructor, together with the environments where there are some.

@@ -1,5 +1,6 @@
 """RL-Zoo with this project's algorithm, hyperparameter files and records."""
 
+import shutil
 import sys
 from functools import partial
 from pathlib import Path
@@ -10,15 +11,31 @@ import rl_zoo3
 import rl_zoo3.exp_manager
 import rl_zoo3.hyperparams_opt
 import rl_zoo3.train
-import yaml
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_trpo_fvp import TRPO
-from sb3_trpo_fvp.trpo.arguments import AS_SB3_CONTRIB
-from sb3_trpo_fvp.zoo import search_space
+from sb3_trpo_fvp.zoo import search_space, studies
 from sb3_trpo_fvp.zoo.callbacks import RunRecorder, TrustRegionMonitor
-from sb3_trpo_fvp.zoo.configs import ALGORITHM, BASELINE, default_config
+from sb3_trpo_fvp.zoo.checks import check_settings
+from sb3_trpo_fvp.zoo.command_line import UserError
+from sb3_trpo_fvp.zoo.configs import ALGORITHM, BASELINE, baseline_defaults, config_of, entry_of
+
+SLIPS = (
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    NameError,
+    NotImplementedError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+)
+"""What RL-Zoo, environments and constructors raise for arguments that they cannot use."""
 
 
 def register(progress_file: Path | None = None) -> None:
@@ -50,6 +67,7 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):  # type: ignore[
 
     custom_hyperparams: dict[str, Any] | None
     callbacks: list[BaseCallback]
+    _opened: list[VecEnv] | None = None
 
     def __init__(
         self,
@@ -62,7 +80,7 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):  # type: ignore[
         **options: Any,
     ) -> None:
         self.progress_file = progress_file
-        super().__init__(args, algo, env_id, *rest, config=config or default_config(algo), **options)
+        super().__init__(args, algo, env_id, *rest, config=config_of(algo, config), **options)
 
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """
@@ -72,26 +90,65 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):  # type: ignore[
 
         :return: hyperparameters to use, hyperparameters to save
         """
-        if self.config.endswith((".yml", ".yaml")) and not self._is_atari:
-            entries = yaml.safe_load(Path(self.config).read_text())
-            if self.env_name.gym_id not in entries:
+        if self.config.endswith((".yml", ".yaml")):
+            entry, _ = entry_of(self.config, self.env_name.gym_id)
+            if entry == "default":
                 note = f"note: {self.config} has no entry for {self.env_name.gym_id}; its untuned 'default' is used"
                 print(note, file=sys.stderr)
         if self.storage and self.study_name and self.trial_id == 0:
             trial = self.load_trial(self.storage, self.study_name, 0)
             self.custom_hyperparams = {**trial, **(self.custom_hyperparams or {})}
         used, saved = super().read_hyperparameters()
-        if self.algo == ALGORITHM and Path(self.config).name == f"{BASELINE}.yml":
-            for name, value in AS_SB3_CONTRIB.items():
-                used.setdefault(name, value)
-                saved.setdefault(name, value)
+        for name, default in baseline_defaults(self.algo, self.config).items():
+            used.setdefault(name, default)
+            saved.setdefault(name, default)
+        check_settings(self.algo, used)
         return used, saved
+
+    def setup_experiment(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
+        """
+        Read the hyperparameters, make environment and model.
+
+        :return: the model and its hyperparameters; nothing for a search
+        :raises UserError: for what environment, policy or algorithm refuse: nothing has been trained yet
+        """
+        if self.optimize_hyperparameters:
+            self._mend_study()
+        self._opened = []
+        try:
+            result: tuple[BaseAlgorithm, dict[str, Any]] | None = super().setup_experiment()
+        except SLIPS as error:
+            for env in self._opened:
+                env.close()
+            self._remove_empty_folder()
+            reason = " ".join(str(error).split()) or type(error).__name__
+            msg = f"{self.algo} cannot be set up for {self.env_name.gym_id}: {reason}"
+            raise UserError(msg) from error
+        self._opened = None  # what is made from now on is closed by who makes it
+        return result
+
+    def create_envs(self, *args: Any, **kwargs: Any) -> VecEnv:
+        """
+        :param args: see RL-Zoo
+        :param kwargs: see RL-Zoo
+        :return: environments, which are closed if the rest cannot be set up
+        """
+        env: VecEnv = super().create_envs(*args, **kwargs)
+        if self._opened is not None:
+            self._opened.append(env)
+        return env
 
     def create_callbacks(self) -> None:
         """Add the record of the run to RL-Zoo's callbacks."""
         super().create_callbacks()
         monitors: list[BaseCallback] = [TrustRegionMonitor()] if self.algo in (ALGORITHM, BASELINE) else []
         self.callbacks = [RunRecorder([*self.callbacks, *monitors], self.save_path, self.progress_file)]
+
+    def _remove_empty_folder(self) -> None:
+        """Remove the run's folder if there is nothing in it but the header that the monitor of the episodes writes."""
+        files = [path for path in Path(self.save_path).rglob("*") if path.is_file()]
+        if all(path.name.endswith("monitor.csv") and path.read_bytes().count(b"\n") <= 2 for path in files):
+            shutil.rmtree(self.save_path, ignore_errors=True)
 
     def learn(self, model: BaseAlgorithm) -> None:
         """
@@ -123,6 +180,54 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):  # type: ignore[
         :param trial: the trial to run
         :return: its mean evaluation reward
         """
+        trial.set_user_attr(studies.WORKER, studies.worker())
         with self._trials.trial(trial):
-            value: float = super().objective(trial)
-            return value
+            try:
+                value: float = super().objective(trial)
+                return value
+            finally:
+                studies.fail_stale_trials(trial.study)  # before they are counted
+
+    def load_trial(self, storage: str, study_name: str, trial_id: int | None = None, convert: bool = True) -> dict[str, Any]:
+        """
+        :param storage: journal file or database
+        :param study_name: a study in it
+        :param trial_id: number of a trial
+        :param convert: give keyword arguments of the algorithm, and not Optuna's parameters
+        :return: the trial's hyperparameters
+        :raises UserError: if there is no such storage, study or trial
+        """
+        if storage.endswith(".log") and not Path(storage).is_file():
+            msg = f"no journal file {storage!r}"
+            raise UserError(msg)
+        self._mend_study()
+        try:
+            hyperparams: dict[str, Any] = super().load_trial(storage, study_name, trial_id, convert)
+        except (KeyError, IndexError) as error:
+            msg = f"no trial {trial_id} of a study {study_name!r} in {storage!r}"
+            raise UserError(msg) from error
+        return hyperparams
+
+    def _mend_study(self) -> None:
+        storage: Any = self.storage
+        if storage is None:
+            return
+        if storage.endswith(".log"):
+            if not Path(storage).is_file():
+                return
+            try:
+                cut = studies.repair_journal(storage)
+            except ValueError as error:
+                raise UserError(str(error)) from error
+            if cut:
+                print(f"{storage}: {cut} line(s) that a killed worker had left unfinished are skipped", file=sys.stderr)
+            storage = JournalStorage(JournalFileBackend(storage))
+        try:
+            study = optuna.load_study(study_name=self.study_name, storage=storage)
+        except KeyError:  # no such study yet
+            return
+        except Exception as error:  # whatever the database raises
+            msg = f"--storage {self.storage!r} cannot be used: {' '.join(str(error).split())}"
+            raise UserError(msg) from error
+        for number in studies.fail_stale_trials(study):
+            print(f"Trial {number} is marked as failed: its worker was killed", file=sys.stderr)

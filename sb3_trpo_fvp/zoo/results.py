@@ -3,8 +3,11 @@
 import csv
 import json
 import math
+import warnings
+import zipfile
+import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ class Result:
     :param cpu_seconds: CPU time of the run's process, NaN where it was not written down
     :param zoo_folder: RL-Zoo's own folder inside, with ``evaluations.npz``, ``progress.csv``, ``*.monitor.csv`` and the models
     :param versions: versions of what it ran with
+    :param settings: every hyperparameter that it ran with; empty where it was not written down
     """
 
     folder: Path
@@ -35,6 +39,7 @@ class Result:
     cpu_seconds: float
     zoo_folder: Path
     versions: Mapping[str, Any]
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def load(cls, folder: Path) -> "Result":
@@ -43,11 +48,18 @@ class Result:
 
         :param folder: the folder of a finished run
         :return: the run
+        :raises ValueError: if the marker cannot be read; names the file
         """
-        content = json.loads((folder / FINISHED).read_text())
-        inner = folder / content["folder"]
-        times = content["seconds"], content.get("cpu_seconds", math.nan)
-        return cls(folder, content["variant"], content["parameters"], *times, inner, content["versions"])
+        path = folder / FINISHED
+        try:
+            content = json.loads(path.read_text())
+            inner = folder / content["folder"]
+            times = content["seconds"], content.get("cpu_seconds", math.nan)
+            rest = content["versions"], content.get("settings", {})
+            return cls(folder, content["variant"], content["parameters"], *times, inner, *rest)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            msg = f"{path} cannot be read ({type(error).__name__}: {error})"
+            raise ValueError(msg) from error
 
     def evaluations(self) -> tuple[np.ndarray, np.ndarray]:
         """
@@ -55,9 +67,15 @@ class Result:
 
         :return: time steps (n_evaluations,), returns (n_evaluations, n_episodes)
         :raises FileNotFoundError: if the run was not evaluated
+        :raises ValueError: if the file cannot be read; names it
         """
-        with np.load(self.zoo_folder / "evaluations.npz") as file:
-            return file["timesteps"], file["results"]
+        path = self.zoo_folder / "evaluations.npz"
+        try:
+            with path.open("rb") as opened, np.load(opened) as file:
+                return file["timesteps"], file["results"]
+        except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            msg = f"{path} cannot be read ({type(error).__name__}: {error})"
+            raise ValueError(msg) from error
 
     def training_episodes(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """
@@ -109,9 +127,15 @@ class Result:
 
 def load_results(output: Path) -> list[Result]:
     """
-    Read the finished runs of a sweep.
+    Read the finished runs of a sweep. One whose marker cannot be read is left out, with a warning that names the file.
 
     :param output: the sweep's folder
     :return: its finished runs, by the names of their folders
     """
-    return [Result.load(marker.parent) for marker in sorted(output.glob(f"*/{FINISHED}"))]
+    results = []
+    for marker in sorted(output.glob(f"*/{FINISHED}")):
+        try:
+            results.append(Result.load(marker.parent))
+        except ValueError as error:
+            warnings.warn(f"{error}: the run is left out", stacklevel=2)
+    return results

@@ -9,12 +9,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from sb3_trpo_fvp.zoo.checks import check_algorithm, check_environment
+from sb3_trpo_fvp.zoo.checks import check_algorithm, check_environment, check_folder, check_settings
 from sb3_trpo_fvp.zoo.command_line import ArgumentParser, UserError, require
 from sb3_trpo_fvp.zoo.compare.summary import Summary, speedup, summarize
 from sb3_trpo_fvp.zoo.configs import ALGORITHM, BASELINE, default_config
 from sb3_trpo_fvp.zoo.results import Result
 from sb3_trpo_fvp.zoo.sweeps.runner import Runner
+from sb3_trpo_fvp.zoo.sweeps.settings import hyperparameters_of
 from sb3_trpo_fvp.zoo.sweeps.sweep import SweepRun
 
 EVALUATIONS = 10
@@ -113,6 +114,9 @@ def compare(args: Sequence[str]) -> int:
 
     output = options.output or Path("logs", "compare", options.env.replace("/", "-"))
     theirs, ours = plan(options.env, options.seeds, options.n_timesteps, options.fisher, options.like_for_like)
+    check_folder("--output", output)
+    for run in (theirs[0], ours[0]):  # the others differ by their seeds
+        check_settings(run.algo, hyperparameters_of(run))
     console = Console(soft_wrap=True)
     runner = Runner([run for pair in zip(theirs, ours, strict=True) for run in pair], output, options.jobs, console=console)
     if not runner.run():

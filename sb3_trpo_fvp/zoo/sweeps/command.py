@@ -9,10 +9,11 @@ from typing import Any
 import yaml
 from rich.table import Table
 
-from sb3_trpo_fvp.zoo.checks import check_algorithm, check_environment, check_hyperparameters
+from sb3_trpo_fvp.zoo.checks import check_algorithm, check_environment, check_folder, check_hyperparameters
 from sb3_trpo_fvp.zoo.command_line import ArgumentParser, UserError, require
 from sb3_trpo_fvp.zoo.results import Result
 from sb3_trpo_fvp.zoo.sweeps.runner import Runner, last_evaluation
+from sb3_trpo_fvp.zoo.sweeps.settings import hyperparameters_of
 from sb3_trpo_fvp.zoo.sweeps.sweep import Sweep, SweepRun
 
 
@@ -59,6 +60,7 @@ def sweep(args: Sequence[str]) -> int:
     runs = plan.runs()
     output = options.output or Path("logs", "sweeps", plan.path.stem)
     check_runs(runs)
+    check_folder("--output", output)
     if options.dry_run:
         for run in runs:
             print(run.name, json.dumps(dict(run.parameters)))
@@ -87,6 +89,7 @@ def check_runs(runs: Sequence[SweepRun]) -> None:
     for run in runs:
         check_hyperparameters(run.algo, run.hyperparams)
         run.zoo_arguments(".")
+        hyperparameters_of(run)
 
 
 def _setting(text: str) -> tuple[str, Any]:
@@ -94,4 +97,8 @@ def _setting(text: str) -> tuple[str, Any]:
     if not equals:
         msg = f"--set takes KEY=VALUE, got {text!r}"
         raise UserError(msg)
-    return key, yaml.safe_load(value)
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        msg = f"--set {text}: {value!r} is not valid YAML"
+        raise UserError(msg) from error

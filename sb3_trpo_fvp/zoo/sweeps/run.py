@@ -2,16 +2,17 @@
 
 import json
 import os
-import signal
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
+from typing import Any
 
+from sb3_trpo_fvp.distributed.parent import end_with, exit_on
+from sb3_trpo_fvp.zoo.checks import check_algorithm, check_environment, check_folder, check_hyperparameters
 from sb3_trpo_fvp.zoo.command_line import ArgumentParser, UserError
 from sb3_trpo_fvp.zoo.provenance import versions
 from sb3_trpo_fvp.zoo.results import FINISHED
+from sb3_trpo_fvp.zoo.sweeps.settings import settings_of
 from sb3_trpo_fvp.zoo.sweeps.sweep import SweepRun, wandb_project
 
 PROGRESS = "progress"
@@ -23,7 +24,7 @@ def sweep_run(args: Sequence[str], train: Callable[[list[str], Path], int]) -> i
     :param args: the command line
     :param train: trains with a command line of RL-Zoo's, and reports its progress to a file
     :return: the exit code
-    :raises UserError: if the parameters are no JSON object
+    :raises UserError: if the parameters are no JSON object, or set what is no option and no hyperparameter
     """
     parser = ArgumentParser(prog="sb3-trpo-fvp sweep-run", description="Run one run of a sweep: what `wandb agent` calls.")
     parser.add_argument(
@@ -32,7 +33,10 @@ def sweep_run(args: Sequence[str], train: Callable[[list[str], Path], int]) -> i
     parser.add_argument("--output", help="the run's folder (default: logs/sweeps/SWEEP/RUN)", type=Path)
     parser.add_argument("--no-wandb", action="store_true", help="do not track the run with Weights & Biases")
     parser.add_argument("--wandb-project-name", help="project, where no agent sets it")
+    parser.add_argument("--parent", type=int, metavar="PID", help="end the run when this process, which started it, has ended")
     options = parser.parse_args(args)
+    if options.parent is not None:
+        end_with(options.parent)
     try:
         parameters = json.loads(options.parameters)
     except json.JSONDecodeError as error:
@@ -43,20 +47,27 @@ def sweep_run(args: Sequence[str], train: Callable[[list[str], Path], int]) -> i
         raise UserError(msg)
 
     run = SweepRun.from_parameters(parameters)
+    check_algorithm(run.algo)
+    check_environment(str(run.options["env"]))
+    check_hyperparameters(run.algo, run.hyperparams)
+    run.zoo_arguments(".")
+    settings = settings_of(run)  # now, and not at the end: the hyperparameter file may change in between
     folder = options.output or Path("logs", "sweeps", os.environ.get("WANDB_SWEEP_ID", "local"), run.name)
     folder = folder.resolve()
+    check_folder("--output", folder)
     folder.mkdir(parents=True, exist_ok=True)
     zoo_args = run.zoo_arguments(folder)
     if not options.no_wandb:
         project, entity = wandb_project()
         zoo_args += run.wandb_arguments(options.wandb_project_name or project, entity)
     _enter(folder)
-    _end_on_signals()
 
     started = time.time()
-    code = train(zoo_args, folder / PROGRESS)
+    # RL-Zoo takes Ctrl-C for the end of a training and saves the model; a run of a sweep that is stopped is not finished.
+    with exit_on("SIGINT", "SIGTERM", "SIGHUP"):
+        code = train(zoo_args, folder / PROGRESS)
     if code == 0:
-        _mark_finished(folder, run, time.time() - started)
+        _mark_finished(folder, run, settings, time.time() - started)
     return code
 
 
@@ -68,22 +79,13 @@ def _enter(folder: Path) -> None:
     os.chdir(folder)
 
 
-def _end_on_signals() -> None:
-    """RL-Zoo takes Ctrl-C for the end of a training and saves the model; a run of a sweep that is stopped is not finished."""
-
-    def end(number: int, frame: FrameType | None) -> None:
-        sys.exit(128 + number)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, end)
-
-
-def _mark_finished(folder: Path, run: SweepRun, seconds: float) -> None:
+def _mark_finished(folder: Path, run: SweepRun, settings: Mapping[str, Any], seconds: float) -> None:
     zoo_folder = max(folder.glob(f"{run.algo}/*/"), key=os.path.getmtime)
     content = {
         "name": run.name,
         "variant": run.variant,
         "parameters": dict(run.parameters),
+        "settings": dict(settings),
         "seconds": seconds,
         "cpu_seconds": time.process_time(),  # what the run took, whatever else the machine did
         "folder": str(zoo_folder.relative_to(folder)),

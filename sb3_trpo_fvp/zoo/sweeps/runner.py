@@ -1,5 +1,6 @@
 """The runs of a grid on this machine, several at once, each a process of its own."""
 
+import itertools
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -17,9 +19,12 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 import sb3_trpo_fvp
+from sb3_trpo_fvp.distributed.parent import exit_on, kill_group
+from sb3_trpo_fvp.zoo.command_line import UserError
 from sb3_trpo_fvp.zoo.results import FINISHED, Result
 from sb3_trpo_fvp.zoo.sweeps.run import PROGRESS
-from sb3_trpo_fvp.zoo.sweeps.sweep import SweepRun
+from sb3_trpo_fvp.zoo.sweeps.settings import difference, settings_of
+from sb3_trpo_fvp.zoo.sweeps.sweep import LONGEST_NAME, SweepRun
 
 try:
     import fcntl
@@ -27,6 +32,8 @@ except ImportError:  # Windows: runners of one folder do not see each other ther
     fcntl = None  # type: ignore[assignment]
 
 LOG = "log.txt"
+REPLACED = ".replaced"
+"""Folder, in the sweep's, of finished runs that no longer count."""
 POLL_SECONDS = 0.2
 PATIENCE_SECONDS = 15.0
 """How long a stopped run may take to end before it is killed."""
@@ -63,6 +70,8 @@ class Runner:
 
     Every run has a folder, named by its parameters: ``log.txt`` with its output, RL-Zoo's files (``evaluations.npz``,
     ``progress.csv``, the models), and ``finished.json`` once it came to its end. A run without that file is started afresh.
+    A run that finished with other hyperparameters than it would have today, or whose files are broken, is put into
+    ``.replaced/`` and run again.
 
     :param runs: the runs
     :param output: the folder of the sweep
@@ -85,6 +94,7 @@ class Runner:
         self.wandb_project = wandb_project
         self.console = console or Console(soft_wrap=True)
         self.failed: list[SweepRun] = []
+        self._faults: dict[tuple[str, int], str] = {}
 
     def folder(self, run: SweepRun) -> Path:
         """
@@ -98,11 +108,39 @@ class Runner:
         :param run: a run of the sweep
         :return: whether it came to its end, now or in an earlier call
         """
-        return (self.folder(run) / FINISHED).is_file()
+        return self.fault(run) == ""
+
+    def fault(self, run: SweepRun) -> str | None:
+        """
+        :param run: a run of the sweep
+        :return: why it does not count although it came to its end; nothing if it does, ``None`` if it has not ended
+        """
+        try:
+            # The marker is written at once and last.
+            key = run.name, (self.folder(run) / FINISHED).stat().st_mtime_ns
+        except OSError:
+            return None
+        if key not in self._faults:
+            self._faults[key] = self._find_fault(run)
+        return self._faults[key]
+
+    def _find_fault(self, run: SweepRun) -> str:
+        try:
+            result = Result.load(self.folder(run))
+            with suppress(FileNotFoundError):  # not evaluated
+                result.evaluations()
+        except ValueError as error:
+            return str(error)
+        try:
+            changed = difference(result.settings, settings_of(run))
+        except UserError:  # the file was broken since the sweep began: no reason to throw a result away
+            changed = ""
+        return f"it finished with {changed}" if changed else ""
 
     def run(self) -> bool:
         """
-        Run what is not finished yet. Ctrl-C stops the runs that go on, and leaves the finished ones.
+        Run what is not finished yet. Ctrl-C, SIGTERM and SIGHUP stop the runs that go on, and leave the finished ones. The
+        runs also end when this process is killed.
 
         :return: whether every run is finished
         """
@@ -110,17 +148,26 @@ class Runner:
         done = len(self.runs) - len(waiting)
         if done:
             self.console.print(f"{done} of {len(self.runs)} runs were finished before")
+        for run in waiting:
+            if fault := self.fault(run):
+                self.console.print(f"[yellow]again[/] {escape(run.name)}: {escape(fault)}", highlight=False)
         going: list[Job] = []
         progress = Progress(
             TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"), TimeElapsedColumn(),
             TimeRemainingColumn(), console=self.console,
         )  # fmt: skip
-        with progress:
+        with exit_on("SIGTERM", "SIGHUP"), progress:
             overall = progress.add_task(f"{len(self.runs)} runs", total=len(self.runs), completed=done, state=self._state(0))
             try:
                 while waiting or going:
                     while waiting and len(going) < self.jobs:
-                        job = self._start(waiting.popleft(), progress)
+                        run = waiting.popleft()
+                        try:
+                            job = self._start(run, progress)
+                        except OSError as error:
+                            self.failed.append(run)
+                            self.console.print(f"[red]failed[/] {escape(run.name)}: {escape(str(error))}", highlight=False)
+                            continue
                         going += [job] if job is not None else []
                     time.sleep(POLL_SECONDS)
                     for job in list(going):
@@ -152,7 +199,9 @@ class Runner:
         if self.is_finished(run):  # by another process, since the list was made
             lock.close()
             return None
-        if (folder / LOG).is_file():  # what an unfinished attempt left: RL-Zoo would count on from it
+        if (folder / FINISHED).is_file():  # it no longer counts
+            self._put_aside(folder)
+        elif (folder / LOG).is_file():  # what an unfinished attempt left: RL-Zoo would count on from it
             shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
         log = (folder / LOG).open("wb")
@@ -164,6 +213,8 @@ class Runner:
             json.dumps(dict(run.parameters)),
             "--output",
             str(folder),
+            "--parent",
+            str(os.getpid()),
         ]
         command += ["--wandb-project-name", self.wandb_project] if self.wandb_project else ["--no-wandb"]
         process = subprocess.Popen(
@@ -180,6 +231,11 @@ class Runner:
             escape(f"  {run.variant} {run.options['env']} seed {run.options.get('seed')}"), total=total, state=""
         )
         return Job(run, folder, process, (log, lock), bar)
+
+    def _put_aside(self, folder: Path) -> None:
+        (self.output / REPLACED).mkdir(exist_ok=True)
+        numbered = (self.output / REPLACED / f"{folder.name[-LONGEST_NAME + 6 :]}.{number}" for number in itertools.count(1))
+        folder.rename(next(path for path in numbered if not path.exists()))
 
     def _lock(self, run: SweepRun) -> IO[str] | None:
         """A lock that lasts as long as the run's process, so that two runners of one folder share its runs."""
@@ -234,8 +290,8 @@ class Runner:
         for job in going:
             try:
                 job.process.wait(max(0.0, deadline - time.monotonic()))
-            except (subprocess.TimeoutExpired, KeyboardInterrupt):
-                job.process.kill()
+            except (subprocess.TimeoutExpired, KeyboardInterrupt, SystemExit):
+                kill_group(job.process.pid)
                 job.process.wait()
             job.close()
 
@@ -249,5 +305,5 @@ def last_evaluation(folder: Path) -> str:
     """
     try:
         return f"mean return {Result.load(folder).evaluations()[1][-1].mean():.1f}"
-    except FileNotFoundError:
-        return "not evaluated"
+    except (FileNotFoundError, ValueError) as error:
+        return "not evaluated" if isinstance(error, FileNotFoundError) else str(error)

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ import yaml
 
 from sb3_trpo_fvp.zoo.command_line import UserError
 from sb3_trpo_fvp.zoo.configs import config_folder, find_config
+from sb3_trpo_fvp.zoo.sweeps.values import check_data, check_values
 
 METRIC = "eval/mean_reward"
 """What sweeps maximise: the mean return of RL-Zoo's evaluations, logged by both algorithms."""
@@ -37,6 +39,20 @@ ZOO_OPTIONS = {
 
 TEXT_OPTIONS = {"env", "vec_env", "device", "conf_file"}
 """Those of them that are no whole numbers."""
+
+INTERVALS = {
+    "seed": (0, 2**32 - 1),
+    "n_timesteps": (1, math.inf),
+    "eval_episodes": (1, math.inf),
+    "n_eval_envs": (1, math.inf),
+    "num_threads": (-1, math.inf),
+    "log_interval": (-2, math.inf),
+    "verbose": (0, math.inf),
+}
+"""Least and greatest value of the whole numbers that are bounded; RL-Zoo draws a seed of its own for a negative one."""
+
+LONGEST_NAME = 255
+"""Bytes that file systems allow for the name of a folder."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +81,12 @@ class SweepRun:
             ``env`` too, ``CartPole-v1 n_timesteps=30000``, so that it holds environments with different budgets. Where both
             set the same, the algorithm's counts.
         :return: the run
-        :raises UserError: if it names no algorithm or no environment, or its settings cannot be read
+        :raises UserError: if it names no algorithm or no environment, its settings cannot be read, or a value is not data
         """
         for name in ("algo", "env"):
-            if not isinstance(parameters.get(name), str):
-                msg = f"a run needs `{name}` (a string), got {parameters.get(name)!r}"
+            value = parameters.get(name)
+            if not isinstance(value, str) or not value.strip():
+                msg = f"a run needs `{name}` (a string), got {value!r}"
                 raise UserError(msg)
         variant, env = (" ".join(parameters[name].split()) for name in ("algo", "env"))
         algo, *algo_settings = variant.split()
@@ -80,7 +97,13 @@ class SweepRun:
             if not equals:
                 msg = f"settings beside the algorithm or the environment are written key=value, got {setting!r}"
                 raise UserError(msg)
-            merged[key] = yaml.safe_load(value)
+            try:
+                merged[key] = yaml.safe_load(value)
+            except yaml.YAMLError as error:
+                msg = f"the value of {setting!r} is not valid YAML"
+                raise UserError(msg) from error
+        for key, value in merged.items():
+            check_data(key, value)
         return cls(
             parameters=dict(parameters),
             variant=variant,
@@ -94,20 +117,26 @@ class SweepRun:
         """The name of the run's folder: readable, and different for different parameters."""
         digest = hashlib.sha256(json.dumps(self.parameters, sort_keys=True).encode()).hexdigest()[:8]
         readable = f"{self.variant}__{self.options['env']}__seed{self.options.get('seed', 'x')}"
-        return f"{re.sub(r'[^A-Za-z0-9_.=-]+', '-', readable)}__{digest}"
+        readable = re.sub(r"[^A-Za-z0-9_.=-]+", "-", readable)
+        return f"{readable[: LONGEST_NAME - len('__') - len(digest)]}__{digest}"
 
     def zoo_arguments(self, log_folder: str | Path) -> list[str]:
         """
         :param log_folder: where RL-Zoo puts its files; one folder a run, since parallel runs race for RL-Zoo's numbers
         :return: the command line of RL-Zoo's ``train``
-        :raises UserError: if the hyperparameter file does not exist, or an option that counts something is no whole number
+        :raises UserError: if the hyperparameter file does not exist or is no YAML file, an option that counts something is no
+            whole number of its interval, or a hyperparameter would be run as code
         """
+        check_values(self.hyperparams)
         args = ["--algo", self.algo, "--log-folder", str(log_folder)]
         for key, value in self.options.items():
             if key == "conf_file":
-                found = find_config(value)
+                found = find_config(str(value))
                 if found is None:
                     msg = f"no hyperparameter file {value!r}"
+                    raise UserError(msg)
+                if not found.endswith((".yml", ".yaml")):
+                    msg = f"the hyperparameter file of a sweep must be a .yml or .yaml file, got {value!r}"
                     raise UserError(msg)
                 value = found
             args += [ZOO_OPTIONS[key], str(value) if key in TEXT_OPTIONS else str(_whole(key, value))]
@@ -160,8 +189,8 @@ class Sweep:
             raise UserError(msg)
         try:
             content = yaml.safe_load(Path(path).read_text())
-        except yaml.YAMLError as error:
-            msg = f"{path} is not valid YAML: {error}"
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            msg = f"{path} is not valid YAML: {' '.join(str(error).split())}"
             raise UserError(msg) from error
         if not isinstance(content, dict) or not isinstance(content.get("parameters"), dict) or "method" not in content:
             msg = f"{path} is not a sweep file: it needs `method` and `parameters`"
@@ -186,15 +215,17 @@ class Sweep:
             raise UserError(msg)
         choices: dict[str, list[Any]] = {}
         for key, specification in self.parameters.items():
-            if "values" in specification:
-                choices[key] = list(specification["values"])
-            elif "value" in specification:
-                choices[key] = [specification["value"]]
-            else:
-                msg = (
-                    f"{self.path.name}: a grid's parameter needs `value` or `values`, got {dict(specification)!r} for {key!r}"
-                )
-                raise UserError(msg)
+            match specification:
+                case {"values": [_, *_] as values}:
+                    choices[key] = values
+                case {"value": value}:
+                    choices[key] = [value]
+                case _:
+                    msg = (
+                        f"{self.path.name}: a grid's parameter needs `value`, or `values` with a list, "
+                        f"got {specification!r} for {key!r}"
+                    )
+                    raise UserError(msg)
         runs = [
             SweepRun.from_parameters(dict(zip(choices, values, strict=True)))
             for values in itertools.product(*choices.values())
@@ -210,6 +241,10 @@ def _whole(name: str, value: Any) -> int:
         number = 0.5
     if not number.is_integer():
         msg = f"`{name}` must be a whole number, got {value!r}"
+        raise UserError(msg)
+    least, greatest = INTERVALS.get(name, (-math.inf, math.inf))
+    if not least <= number <= greatest:
+        msg = f"`{name}` must be in [{least}, {greatest}], got {value!r}".replace("inf]", "∞)")
         raise UserError(msg)
     return int(number)
 
