@@ -17,12 +17,12 @@ import argparse
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from benchmarks import ROOT
+from benchmarks import FIGURES, ROOT
 from benchmarks.common.pages import update_page
 from benchmarks.common.references import measure_random, read_references
 from benchmarks.common.study import Study, Verb
 from benchmarks.learning import reference, report, reuse, runs, swap
-from benchmarks.learning.figures import draw_all
+from benchmarks.learning.figures import draw_all, draw_swap
 from sb3_trpo_fvp.cli import main as command
 
 PAGES = (ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "sample-reuse.md", ROOT / "README.md")
@@ -75,6 +75,7 @@ def _report(options: argparse.Namespace) -> None:
     for page in PAGES:
         update_page(page, found)
     draw_all(runs.read(), read_references())
+    draw_swap(swap.read(), FIGURES / "import_swap.png")
     print("\n\n".join(found.values()))
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from benchmarks import FIGURES
 from benchmarks.common.figures import GREEN, LIGHT, OURS, PINK, THEIRS, band, finish, panels, steps_axis
@@ -11,6 +12,7 @@ from benchmarks.common.references import References
 from benchmarks.common.statistics import REPETITIONS, improvement, reproducible
 from benchmarks.learning.compare import matched, scores
 from benchmarks.learning.runs import ALIKE, BASELINE, NAMES, OWN, LearningRun
+from benchmarks.learning.swap import SwapRun
 from sb3_trpo_fvp.zoo.compare.summary import bootstrap
 
 COLORS = dict(zip(NAMES, (THEIRS, OURS, LIGHT, PINK, GREEN), strict=True))
@@ -41,6 +43,29 @@ def draw_curves(runs: Sequence[LearningRun], variants: Sequence[str], path: Path
         axes.set(title=env, xlabel="steps", ylabel="return")
         steps_axis(axes)
     finish(figure, path, "lines: mean over seeds, bands: its 95 % bootstrap interval", legend_columns=4)
+
+
+def draw_swap(runs: Sequence[SwapRun], path: Path) -> None:
+    """
+    Draw the training curves of the import swap, one panel for each environment.
+
+    :param runs: of both algorithms
+    :param path: the file to write
+    """
+    envs = sorted({run.env for run in runs})
+    figure, grid = panels(2, 5, (12.6, 5.0))
+    for axes, env in zip(grid.flatten(), envs, strict=False):
+        for variant, color, label in ((BASELINE, THEIRS, "sb3-contrib"), (OWN, OURS, "this project")):
+            curves = [run for run in runs if (run.env, run.variant) == (env, variant)]
+            if curves:
+                band(axes, curves[0].steps, bootstrap(np.array([run.returns for run in curves])), color, label=label)
+        axes.set_title(env.partition("-")[0].replace("Continuous", "Cont."), fontsize=10)
+        axes.tick_params(labelsize=8)
+        axes.xaxis.set_major_locator(MaxNLocator(3))
+        steps_axis(axes)
+    grid[0, 0].set_ylabel("return")
+    grid[1, 0].set_ylabel("return")
+    finish(figure, path, "constructor defaults of both, ten seeds: mean return of training episodes and its 95 % interval", 2)
 
 
 def draw_aggregates(runs: Sequence[LearningRun], references: References, path: Path) -> None:

@@ -8,6 +8,7 @@ of the last one that ended.
 
 import json
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,7 +172,9 @@ def table(runs: Sequence[SwapRun]) -> str:
         body.append((env, steps, counts, *means, chance, cpu_ratio(*pair)))
     both = set(theirs) & set(ours)
     if both:
-        body.append((f"all {len(both)} that both have", "", "", "", "", ahead(*reversed(areas)), ""))
+        times = [float(row[-1]) for row in body if row[0] in both and row[-1] != "–"]
+        median = f"{statistics.median(times):.2f} (median)" if times else "–"
+        body.append((f"all {len(both)} that both have", "", "", "", "", ahead(*reversed(areas)), median))
     header = (
         "environment",
         "steps",

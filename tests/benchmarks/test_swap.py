@@ -83,7 +83,7 @@ def test_the_table_copes_with_arms_that_are_not_there() -> None:
     both = table([*theirs, *ours])
     assert "| A-v0 | 100,000 | 3 / 2 | 6.0 [5.0, 7.0] | 200 [200, 200] | 1.00 [1.00, 1.00] | 2.50 |" in both
     assert "| B-v0 | 100,000 | 3 / 0 | 6.0 [5.0, 7.0] | – | – | – |" in both
-    assert both.splitlines()[-1] == "| all 1 that both have |  |  |  |  | 1.00 [1.00, 1.00] |  |"
+    assert both.splitlines()[-1] == "| all 1 that both have |  |  |  |  | 1.00 [1.00, 1.00] | 2.50 (median) |"
 
 
 def test_results_are_runs_of_the_sweep() -> None:
