@@ -4,6 +4,7 @@ import io
 import pathlib
 import time
 from collections.abc import Iterable
+from functools import partial
 from typing import Any, ClassVar, Literal, TypeVar
 
 import torch as th
@@ -227,10 +228,8 @@ class TRPO(SampleReusingAlgorithm, OnPolicyAlgorithm):
         :return: False if the callback ended the training
         """
         self.policy.set_training_mode(False)
-        sample = numpy_sampler(self.policy, rollout_buffer)
-        if sample is None:
-            return super()._collect(env, callback, rollout_buffer, n_rollout_steps)
-        return collect(self, sample, env, callback, rollout_buffer, n_rollout_steps)
+        way = super()._collect if numpy_sampler(self.policy, rollout_buffer) is None else partial(collect, self)
+        return way(env, callback, rollout_buffer, n_rollout_steps)
 
     def train(self) -> None:
         """Update actor and critic from the rollout buffer."""
