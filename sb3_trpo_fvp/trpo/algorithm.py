@@ -39,12 +39,15 @@ from sb3_trpo_fvp.rollouts.collect import collect
 from sb3_trpo_fvp.rollouts.reuse import Batch
 from sb3_trpo_fvp.rollouts.sampler import numpy_sampler
 from sb3_trpo_fvp.trpo.arguments import check_arguments
-from sb3_trpo_fvp.trpo.log import record_update, warn_of
+from sb3_trpo_fvp.trpo.log import record_update, warn_of, warn_of_skipped
 from sb3_trpo_fvp.trpo.sample_reuse import SampleReusingAlgorithm
 from sb3_trpo_fvp.trpo.saving import replacing
 from sb3_trpo_fvp.trust_region import SurrogateProblem, TrustRegionStats, trust_region_step
 
 SelfTRPO = TypeVar("SelfTRPO", bound="TRPO")
+
+_MOST_SKIPPED = 3
+"""Updates in a row that may be skipped before a run is said to have stopped learning."""
 
 
 class TRPO(SampleReusingAlgorithm, OnPolicyAlgorithm):
@@ -209,6 +212,8 @@ class TRPO(SampleReusingAlgorithm, OnPolicyAlgorithm):
         # Plain numbers, so that they are saved and loaded with the model to the last bit.
         self.critic_state: dict[str, float] = {}
         self._warned: set[Status] = set()
+        self.skipped_updates = 0
+        """Updates in a row, up to the last one, of which actor or critic was left alone for a reason that needs attention."""
         if _init_setup_model:
             self._setup_model()
 
@@ -252,6 +257,8 @@ class TRPO(SampleReusingAlgorithm, OnPolicyAlgorithm):
         record_update(self, step, fit, reuse)
         self.logger.record("trust_region/actor_seconds", actor_done - started)
         self.logger.record("trust_region/critic_seconds", critic_done - actor_done)
+        skipped = step.status.needs_attention or fit.status.needs_attention
+        self.skipped_updates = self.skipped_updates + 1 if skipped else 0
         self._warn_once(step.status, "actor")
         self._warn_once(fit.status, "critic")
         self._end_update()
@@ -329,9 +336,10 @@ class TRPO(SampleReusingAlgorithm, OnPolicyAlgorithm):
         :return: the trained model
         """
         self._warned = set()
+        self.skipped_updates = 0
         if not reset_num_timesteps:
             self._warn_of_missing_rollouts()
-        return super().learn(
+        super().learn(
             total_timesteps=total_timesteps,
             callback=callback,
             log_interval=log_interval,
@@ -339,6 +347,14 @@ class TRPO(SampleReusingAlgorithm, OnPolicyAlgorithm):
             reset_num_timesteps=reset_num_timesteps,
             progress_bar=progress_bar,
         )
+        if self.has_stopped_learning and communicator().rank == 0:
+            warn_of_skipped(self.skipped_updates, self._n_updates)
+        return self
+
+    @property
+    def has_stopped_learning(self) -> bool:
+        """Whether the last run ended in a row of :attr:`skipped_updates` too long to be an accident."""
+        return self.skipped_updates >= _MOST_SKIPPED
 
     def save(
         self,
@@ -362,4 +378,4 @@ class TRPO(SampleReusingAlgorithm, OnPolicyAlgorithm):
             super().save(partial, exclude, include)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_warned"]
+        return [*super()._excluded_save_params(), "_warned", "skipped_updates"]
