@@ -10,6 +10,7 @@ import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import nn
 
+from sb3_trpo_fvp.batch_normalization import statistics_step
 from sb3_trpo_fvp.critic.value_function import ValueFunction
 from sb3_trpo_fvp.distributed import ALONE, Communicator
 from sb3_trpo_fvp.linalg.status import Status
@@ -111,6 +112,11 @@ def fit_critic(
     before = _Snapshot.of(split, optimizer, critic_modules)
     stats = CriticStats(CriticStatus.DIVERGED)
     try:
+        if not critic.training_mode:
+            statistics = statistics_step(policy, critic_modules, rollout.observations, policy.predict_values, comm)
+            if statistics is not None:
+                statistics.take()
+                statistics.keep()
         with evaluation_mode(policy, but_for=critic_modules if critic.training_mode else ()):
             stats = critic.fit(ValueFunction(policy, split, rollout.observations, comm), rollout.returns, state)
         # An infinite loss tells of an overflow even where the optimizer keeps its steps bounded.
@@ -118,7 +124,7 @@ def fit_critic(
             stats = replace(stats, status=CriticStatus.DIVERGED)
     finally:
         # After an exception or Ctrl-C, too: a fit that was interrupted may have been one that diverged.
-        if stats.status is CriticStatus.DIVERGED:
+        if stats.status is not CriticStatus.FITTED:
             before.restore()
     return stats
 

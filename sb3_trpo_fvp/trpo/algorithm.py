@@ -16,6 +16,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_trpo_fvp.batch_normalization import statistics_step
 from sb3_trpo_fvp.critic.adam import AdamCritic
 from sb3_trpo_fvp.critic.fit import CriticFit, fit_critic
 from sb3_trpo_fvp.critic.gauss_newton import GaussNewtonCritic
@@ -271,6 +272,8 @@ class TRPO(SampleReusingAlgorithm, OnPolicyAlgorithm):
             advantages = batch.weights * advantages
         thinned = slice(None, None, self.fisher_sub_sampling_factor)
 
+        # Before any graph is made: torch does not let what a graph has seen be moved for a while.
+        statistics = statistics_step(self.policy, split.actor_modules, batch.observations, self.policy.get_distribution, comm)
         with evaluation_mode(self.policy):
             operator = fisher_class(self.fisher)(
                 self.policy,
@@ -301,6 +304,7 @@ class TRPO(SampleReusingAlgorithm, OnPolicyAlgorithm):
                 max_iterations=self.line_search_max_iter,
                 precondition=self.cg_preconditioner == "kronecker",
                 damped_beta=self.damped_beta,
+                statistics=statistics,
             )
 
     def make_critic_fit(self) -> CriticFit:
