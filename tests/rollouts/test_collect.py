@@ -10,7 +10,7 @@ import pytest
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EveryNTimesteps
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper
 
 from sb3_trpo_fvp import TRPO
 from tests.helpers.environments import ACTION_SPACES, Memoryless, unbounded
@@ -252,28 +252,32 @@ def test_callbacks_find_what_sb3s_loop_has_computed(distribution: str, nest: Any
 # --------------------------------------------------------------------------------------------------------- what goes wrong
 
 
-class OneArray(TimeLimited):
-    """Gives every observation in the same array."""
+class OneArray(VecEnvWrapper):
+    """Gives the last observation of every episode in the same array."""
 
-    def reset(self, **kwargs: Any) -> Any:
-        observation, info = super().reset(**kwargs)
-        self.array = observation.copy()
-        return self.array, info
+    def reset(self) -> Any:
+        return self.venv.reset()
 
-    def step(self, action: Any) -> Any:
-        observation, *rest = super().step(action)
-        self.array[:] = observation
-        return self.array, *rest
+    def step_wait(self) -> Any:
+        observations, rewards, dones, infos = self.venv.step_wait()
+        for info in infos:
+            if "terminal_observation" in info:
+                self.array = vars(self).get("array", info["terminal_observation"])
+                self.array[:] = info["terminal_observation"]
+                info["terminal_observation"] = self.array
+        return observations, rewards, dones, infos
 
 
-def test_time_limits_are_bootstrapped_from_their_own_last_observations() -> None:
+@pytest.mark.parametrize("short", [True, False])
+def test_time_limits_are_bootstrapped_from_their_own_last_observations(short: bool) -> None:
     rewards = []
-    for wrapper in (TimeLimited, OneArray):
-        env = make_vec_env(lambda wrapper=wrapper: wrapper(Memoryless(unbounded(), ACTION_SPACES["box"])), n_envs=2, seed=0)
+    for wrapper in (lambda env: env, OneArray):
+        env = wrapper(make_vec_env(lambda: TimeLimited(Memoryless(unbounded(), ACTION_SPACES["box"])), n_envs=1, seed=0))
         model = TRPO("MlpPolicy", env, n_steps=64, batch_size=64, seed=0, device="cpu")
+        if not short:
+            forbid_stacks(model.policy)
         model.policy.value_net.weight.data *= 100
-        collect(model)
-        rewards.append(model.rollout_buffer.rewards)
+        rewards.append(collect(model).rollout_buffer.rewards)
     np.testing.assert_array_equal(*rewards)
 
 
