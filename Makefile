@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 PYTEST_ARGS ?= -n 2 --dist worksteal
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help train test lint type format commit-checks bench build clean
+.PHONY: help train test test-imitation lint type format commit-checks bench build clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -24,6 +24,20 @@ train: $(STAMP)  ## Install, train TRPO on CartPole-v1, evaluate and save it
 
 test: $(STAMP)  ## Install and run the test suite
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# imitation 1.0.1 asks for SB3 2.2, which this package is too new for, and works with the newer one: its pins are passed over.
+IMITATION_VENV ?= .venv-imitation
+IMITATION := $(IMITATION_VENV)/.installed
+$(IMITATION): pyproject.toml constraints.txt Makefile
+	$(PYTHON) -m venv $(IMITATION_VENV)
+	$(IMITATION_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(IMITATION_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e . pytest tensorboard tqdm rich matplotlib
+	$(IMITATION_VENV)/bin/python -m pip install --quiet --disable-pip-version-check datasets scikit-learn sacred "huggingface-sb3~=3.0"
+	$(IMITATION_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps imitation==1.0.1 seals==0.2.1
+	@touch $@
+
+test-imitation: $(IMITATION)  ## Test with imitation's GAIL, in an environment of its own
+	$(IMITATION_VENV)/bin/python -m pytest -o filterwarnings=default tests/imitation
 
 lint: $(STAMP)  ## Check style and formatting
 	$(BIN)/ruff check .
@@ -45,4 +59,4 @@ build: $(STAMP)  ## Build the wheel and the source distribution
 	$(BIN)/python -m build
 
 clean:  ## Remove the environment and everything built
-	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(IMITATION_VENV) dist build .pytest_cache .mypy_cache .ruff_cache

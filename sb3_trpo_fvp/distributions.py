@@ -6,6 +6,7 @@ A :class:`DistributionFamily` sees tensors and not distribution objects: SB3's `
 object that the next call overwrites, so an old distribution is kept as its φ, detached.
 """
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -332,19 +333,38 @@ def _columns(kl: th.Tensor) -> th.Tensor:
     return kl.reshape(kl.shape[0], -1)
 
 
+class _Validation:
+    """torch's default, which all threads share: the first that is in need of none switches it off, the last one on again."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.users = 0
+        self.default = True
+
+
+_validation = _Validation()
+
+
 @contextmanager
 def without_validation() -> Iterator[None]:
     """
     Let torch build distributions of NaN and infinity, so that a step that overflows is refused and not raised.
 
-    Distributions made inside stay unvalidated; the default is put back at the end.
+    Distributions made inside stay unvalidated; the default is put back at the end, by the last thread that is inside.
     """
-    default = th.distributions.Distribution._validate_args
-    th.distributions.Distribution.set_default_validate_args(False)
+    distribution: Any = th.distributions.Distribution
+    with _validation.lock:
+        if _validation.users == 0:
+            _validation.default = distribution._validate_args
+            distribution.set_default_validate_args(False)
+        _validation.users += 1
     try:
         yield
     finally:
-        th.distributions.Distribution.set_default_validate_args(default)
+        with _validation.lock:
+            _validation.users -= 1
+            if _validation.users == 0:
+                distribution.set_default_validate_args(_validation.default)
 
 
 def detach(phi: Phi) -> Phi:

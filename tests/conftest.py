@@ -1,7 +1,12 @@
 """Fixtures of every test; what tests build and measure with is in :mod:`tests.helpers`."""
 
+from importlib.util import find_spec
+
 import pytest
 import torch as th
+
+# In an environment of its own: `make test-imitation`.
+collect_ignore = [] if find_spec("imitation") else ["imitation"]
 
 
 @pytest.fixture(autouse=True)

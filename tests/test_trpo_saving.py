@@ -107,7 +107,7 @@ def test_a_model_of_sb3_contrib_loads_predicts_the_same_and_trains_on(case: str,
     before = snapshot(ours.policy)
     ours.learn(32, reset_num_timesteps=False)
     assert ours.num_timesteps == 64
-    assert ours.logger.name_to_value["trust_region/status"] == "accepted"
+    assert str(ours.logger.name_to_value["trust_region/status"]) == "accepted"
     assert "action_net.weight" in changed(before, ours.policy)
     assert all_finite(ours.policy)
 

@@ -2,13 +2,15 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
+from torch import nn
 
+from sb3_trpo_fvp.batch_normalization import statistics_step
 from sb3_trpo_fvp.critic.value_function import ValueFunction
 from sb3_trpo_fvp.distributed import ALONE, Communicator
 from sb3_trpo_fvp.linalg.status import Status
@@ -85,7 +87,7 @@ def fit_critic(
     comm: Communicator = ALONE,
 ) -> CriticStats:
     """
-    Fit the critic, or leave it exactly as it was.
+    Fit the critic, or leave it and the optimizer's state exactly as they were: also where an exception ends the fit.
 
     Modules of the actor stay in evaluation mode: a running statistic that moved would move the policy outside of the
     KL constraint.
@@ -105,28 +107,69 @@ def fit_critic(
         return CriticStats(CriticStatus.NONFINITE_OBSERVATIONS)
     if not comm.all(all_finite(rollout.returns)):
         return CriticStats(CriticStatus.NONFINITE_RETURNS)
-    old = [parameter.detach().clone() for parameter in split.critic]
-    optimizer = policy.optimizer
-    old_state = _copy_state(optimizer, split)
     critic_modules = [module for module in policy.modules() if module not in split.actor_modules]
-    with evaluation_mode(policy, but_for=critic_modules if critic.training_mode else ()):
-        stats = critic.fit(ValueFunction(policy, split, rollout.observations, comm), rollout.returns, state)
-    # An infinite loss tells of an overflow even where the optimizer keeps its steps bounded.
-    if all_finite(split.critic) and not math.isinf(stats.loss):
-        return stats
-    with th.no_grad():
-        for parameter, tensor in zip(split.critic, old, strict=True):
-            parameter.copy_(tensor)
-            optimizer.state.pop(parameter, None)
-        optimizer.state.update(old_state)
-    return replace(stats, status=CriticStatus.DIVERGED)
+    optimizer = policy.optimizer
+    before = _Snapshot.of(split, optimizer, critic_modules)
+    stats = CriticStats(CriticStatus.DIVERGED)
+    try:
+        if not critic.training_mode:
+            statistics = statistics_step(policy, critic_modules, rollout.observations, policy.predict_values, comm)
+            if statistics is not None:
+                statistics.take()
+                statistics.keep()
+        with evaluation_mode(policy, but_for=critic_modules if critic.training_mode else ()):
+            stats = critic.fit(ValueFunction(policy, split, rollout.observations, comm), rollout.returns, state)
+        # An infinite loss tells of an overflow even where the optimizer keeps its steps bounded.
+        if math.isinf(stats.loss) or not before.is_finite_now():
+            stats = replace(stats, status=CriticStatus.DIVERGED)
+    finally:
+        # After an exception or Ctrl-C, too: a fit that was interrupted may have been one that diverged.
+        if stats.status is not CriticStatus.FITTED:
+            before.restore()
+    return stats
 
 
-def _copy_state(optimizer: th.optim.Optimizer, split: ParameterSplit) -> dict[th.Tensor, dict[str, Any]]:
-    return {
-        parameter: {
-            key: value.clone() if isinstance(value, th.Tensor) else value for key, value in optimizer.state[parameter].items()
+@dataclass(frozen=True)
+class _Snapshot:
+    """
+    All that a fit may move, as it was.
+
+    :param tensors: the critic's parameters, and the running statistics that the critic alone uses, each with a copy
+    :param parameters: the critic's
+    :param optimizer: the policy's
+    :param states: the optimizer's state of each of them, if it has one
+    """
+
+    tensors: list[tuple[th.Tensor, th.Tensor]]
+    parameters: Sequence[th.Tensor]
+    optimizer: th.optim.Optimizer
+    states: dict[th.Tensor, dict[str, Any]]
+
+    @classmethod
+    def of(cls, split: ParameterSplit, optimizer: th.optim.Optimizer, modules: Iterable[nn.Module]) -> "_Snapshot":
+        moved = [*split.critic, *(buffer for module in modules for buffer in module.buffers(recurse=False))]
+        states = {
+            parameter: {key: value.clone() if isinstance(value, th.Tensor) else value for key, value in state.items()}
+            for parameter, state in optimizer.state.items()
+            if any(parameter is own for own in split.critic)
         }
-        for parameter in split.critic
-        if parameter in optimizer.state
-    }
+        return cls([(tensor, tensor.detach().clone()) for tensor in moved], split.critic, optimizer, states)
+
+    def is_finite_now(self) -> bool:
+        """Ask about the optimizer's state, too: an Adam whose second moment is infinite never moves again."""
+        states = (self.optimizer.state.get(parameter, {}) for parameter in self.parameters)
+        return all_finite([tensor for tensor, _ in self.tensors]) and all(map(_is_finite_state, states))
+
+    @th.no_grad()
+    def restore(self) -> None:
+        """Put everything back; a state that was not finite before, of a file for one, is forgotten."""
+        for tensor, old in self.tensors:
+            tensor.copy_(old)
+        for parameter in self.parameters:
+            parameter.grad = None
+            self.optimizer.state.pop(parameter, None)
+        self.optimizer.state.update({parameter: state for parameter, state in self.states.items() if _is_finite_state(state)})
+
+
+def _is_finite_state(state: Mapping[str, Any]) -> bool:
+    return all_finite([value for value in state.values() if isinstance(value, th.Tensor)])

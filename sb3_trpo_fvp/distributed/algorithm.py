@@ -1,10 +1,12 @@
 """An on-policy algorithm of Stable-Baselines3 whose rollouts are shared out among ranks."""
 
 import io
+import warnings
 from collections import deque
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
+import numpy as np
 import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
@@ -15,10 +17,10 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_trpo_fvp.distributed.agreement import check_arguments, check_parameters
-from sb3_trpo_fvp.distributed.callbacks import callback_of_rank
+from sb3_trpo_fvp.distributed.callbacks import GuardedCallback, callback_of_rank
 from sb3_trpo_fvp.distributed.communicator import Communicator
 from sb3_trpo_fvp.distributed.current import communicator
-from sb3_trpo_fvp.distributed.statistics import merge_running_statistics, running_statistics, window
+from sb3_trpo_fvp.distributed.statistics import StatisticsGuard, merge_running_statistics, running_statistics, window
 
 SelfAlgorithm = TypeVar("SelfAlgorithm", bound="DataParallelAlgorithm")
 
@@ -35,12 +37,14 @@ class RolloutReport:
     :param go_on: False if a callback asked to stop
     :param episodes: statistics of the episodes that ended, see ``Monitor``
     :param successes: ``is_success`` of those that report it
+    :param nonfinite_rewards: rewards that were NaN or infinite
     """
 
     num_timesteps: int
     go_on: bool
     episodes: list[dict[str, Any]]
     successes: list[Any]
+    nonfinite_rewards: int
 
 
 class DataParallelAlgorithm(OnPolicyAlgorithm):
@@ -57,6 +61,9 @@ class DataParallelAlgorithm(OnPolicyAlgorithm):
     """Attributes beside the networks and running statistics that all ranks take over from rank 0."""
     _bases: tuple[RunningMeanStd, ...] = ()
     """The ``VecNormalize`` statistics that all ranks last agreed on."""
+    _guard: StatisticsGuard | None = None
+    nonfinite_rewards: int = 0
+    """Rewards of all ranks that were NaN or infinite, since ``learn`` was called."""
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """
@@ -114,19 +121,22 @@ class DataParallelAlgorithm(OnPolicyAlgorithm):
         """
         comm = communicator()
         if comm.world_size == 1:
-            return self._collect(env, callback, rollout_buffer, n_rollout_steps)
+            go_on = self._collect_guarded(env, callback, rollout_buffer, n_rollout_steps)
+            self._report_rewards(_count_nonfinite(rollout_buffer))
+            return go_on
         assert self.ep_info_buffer is not None
         assert self.ep_success_buffer is not None
         steps, episodes, successes = self.num_timesteps, list(self.ep_info_buffer), list(self.ep_success_buffer)
         # Without an end for the while, so that what is new can be told from what was there.
         self.ep_info_buffer, self.ep_success_buffer = deque(episodes), deque(successes)
-        go_on = self._collect(env, callback, rollout_buffer, n_rollout_steps)
+        go_on = self._collect_guarded(env, callback, rollout_buffer, n_rollout_steps)
         reports = comm.gather(
             RolloutReport(
                 self.num_timesteps - steps,
                 go_on,
                 list(self.ep_info_buffer)[len(episodes) :],
                 list(self.ep_success_buffer)[len(successes) :],
+                _count_nonfinite(rollout_buffer),
             )
         )
         self.num_timesteps = steps + sum(report.num_timesteps for report in reports)
@@ -137,7 +147,43 @@ class DataParallelAlgorithm(OnPolicyAlgorithm):
             statistics = running_statistics(self._vec_normalize_env)
             merge_running_statistics(statistics, self._bases, comm)
             self._bases = tuple(statistic.copy() for statistic in statistics)
+        self._report_rewards(sum(report.nonfinite_rewards for report in reports))
         return all(report.go_on for report in reports)
+
+    def _collect_guarded(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        """Fill the rollout buffer, and keep what is not finite out of the normaliser's statistics."""
+        if self._guard is None:
+            return self._collect(env, callback, rollout_buffer, n_rollout_steps)
+        self._guard.check()
+        return self._collect(env, GuardedCallback(callback, self._guard), rollout_buffer, n_rollout_steps)
+
+    def _report_rewards(self, nonfinite: int) -> None:
+        """Count the rewards of a rollout that were not finite, and say once per run that there are some."""
+        if nonfinite and not self.nonfinite_rewards and communicator().rank == 0:
+            warnings.warn(
+                f"NaN or infinity in {nonfinite} rewards of the environment by step {self.num_timesteps}: updates that see "
+                "them are skipped, and VecNormalize does not take them in. Look at the environment's rewards. Reported once "
+                "per run; see rollout/nonfinite_rewards in the log.",
+                stacklevel=5,
+            )
+        self.nonfinite_rewards += nonfinite
+        if self.nonfinite_rewards:
+            self.logger.record("rollout/nonfinite_rewards", self.nonfinite_rewards)
+
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
+        self.nonfinite_rewards = 0
+        self._guard = None if self._vec_normalize_env is None else StatisticsGuard(self._vec_normalize_env)
+        prepared = super()._setup_learn(*args, **kwargs)
+        if self._guard is not None:  # the environments may have been reset
+            self._guard.check()
+        return prepared
+
+    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
+        super()._update_current_progress_remaining(num_timesteps, total_timesteps)
+        # The last rollout may go beyond the end, where a linear schedule is negative.
+        self._current_progress_remaining = max(0.0, self._current_progress_remaining)
 
     def _collect(self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int) -> bool:
         """Fill the rollout buffer, as ``OnPolicyAlgorithm.collect_rollouts``; a faster way overrides this one."""
@@ -177,4 +223,9 @@ class DataParallelAlgorithm(OnPolicyAlgorithm):
             statistic.mean, statistic.var, statistic.count = base.mean.copy(), base.var.copy(), base.count
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_bases"]
+        return [*super()._excluded_save_params(), "_bases", "_guard", "nonfinite_rewards"]
+
+
+def _count_nonfinite(buffer: RolloutBuffer) -> int:
+    """Count the rewards that a guard leaves as they are."""
+    return int(buffer.rewards.size - np.count_nonzero(np.isfinite(buffer.rewards)))

@@ -3,8 +3,10 @@
 import warnings
 from typing import Any
 
-from stable_baselines3.common.callbacks import CallbackList, ProgressBarCallback
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ProgressBarCallback
 from stable_baselines3.common.type_aliases import MaybeCallback
+
+from sb3_trpo_fvp.distributed.statistics import StatisticsGuard
 
 
 class GlobalProgressBar(ProgressBarCallback):
@@ -17,6 +19,25 @@ class GlobalProgressBar(ProgressBarCallback):
     def _on_training_end(self) -> None:
         self._on_step()
         super()._on_training_end()
+
+
+class GuardedCallback(CallbackList):
+    """
+    Looks at the normaliser's statistics after each step, before callbacks see or save them.
+
+    :param callback: what is called then
+    :param guard: of the statistics
+    """
+
+    def __init__(self, callback: BaseCallback, guard: StatisticsGuard):
+        super().__init__([callback])
+        self.model, self.locals, self.globals = callback.model, callback.locals, callback.globals
+        self.guard = guard
+
+    def on_step(self) -> bool:
+        """Guard the statistics, then call the callback, see ``BaseCallback.on_step``."""
+        self.guard.check(self.locals["rewards"])
+        return self.callbacks[0].on_step()
 
 
 def callback_of_rank(callback: MaybeCallback, rank: int, progress_bar: bool) -> MaybeCallback:

@@ -1,5 +1,6 @@
 """Statistics of all ranks, out of each rank's own."""
 
+import math
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -94,6 +95,52 @@ def running_statistics(env: VecNormalize) -> list[RunningMeanStd]:
     elif isinstance(observations, dict):
         observations = [observations[key] for key in sorted(observations)]
     return [*observations, env.ret_rms]
+
+
+class StatisticsGuard:
+    """
+    Keeps what is not finite out of a ``VecNormalize``: one NaN would stay in its statistics for ever.
+
+    :param env: the wrapper
+    :raises ValueError: if its statistics are not finite to begin with
+    """
+
+    def __init__(self, env: VecNormalize):
+        self.env = env
+        if not self._is_finite():
+            msg = (
+                "`env` must be a VecNormalize with finite statistics, got NaN or infinity: they were saved after a reward or "
+                "observation that was not finite; begin with new ones"
+            )
+            raise ValueError(msg)
+        self._keep()
+
+    def check(self, rewards: np.ndarray[Any, Any] | None = None) -> None:
+        """
+        Look at the statistics after a step, and put those of the step before back if they are not finite.
+
+        :param rewards: what the wrapper made of the step's rewards, (n_envs,); those that were finite are normalised again
+        """
+        if self._is_finite():
+            self._keep()
+            return
+        env = self.env
+        for statistic, (mean, var, count) in zip(running_statistics(env), self._good, strict=True):
+            statistic.mean, statistic.var, statistic.count = mean, var, count
+        env.returns = np.where(np.isfinite(env.returns), env.returns, self._returns)
+        if rewards is not None:
+            finite = np.isfinite(env.old_reward)
+            rewards[finite] = env.normalize_reward(env.old_reward)[finite]
+
+    def _keep(self) -> None:
+        # The wrapper makes new arrays of them at each step: these stay as they are.
+        self._good = [(statistic.mean, statistic.var, statistic.count) for statistic in running_statistics(self.env)]
+        self._returns = self.env.returns
+
+    def _is_finite(self) -> bool:
+        # A mean that is not finite makes a variance that is not. The sum of squares sees all, sooner, and may overflow.
+        variances = [statistic.var for statistic in running_statistics(self.env)]
+        return all(math.isfinite(np.vdot(var, var)) or bool(np.isfinite(var).all()) for var in variances)
 
 
 def merge_running_statistics(

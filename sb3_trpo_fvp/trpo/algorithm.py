@@ -4,6 +4,7 @@ import io
 import pathlib
 import time
 from collections.abc import Iterable
+from functools import partial
 from typing import Any, ClassVar, Literal, TypeVar
 
 import torch as th
@@ -15,6 +16,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_trpo_fvp.batch_normalization import statistics_step
 from sb3_trpo_fvp.critic.adam import AdamCritic
 from sb3_trpo_fvp.critic.fit import CriticFit, fit_critic
 from sb3_trpo_fvp.critic.gauss_newton import GaussNewtonCritic
@@ -38,12 +40,15 @@ from sb3_trpo_fvp.rollouts.collect import collect
 from sb3_trpo_fvp.rollouts.reuse import Batch
 from sb3_trpo_fvp.rollouts.sampler import numpy_sampler
 from sb3_trpo_fvp.trpo.arguments import SAMPLE_REUSE, check_arguments, choose_critic
-from sb3_trpo_fvp.trpo.log import record_update, warn_of
+from sb3_trpo_fvp.trpo.log import record_update, warn_of, warn_of_skipped
 from sb3_trpo_fvp.trpo.sample_reuse import SampleReusingAlgorithm
 from sb3_trpo_fvp.trpo.saving import replacing
 from sb3_trpo_fvp.trust_region import SurrogateProblem, TrustRegionStats, trust_region_step
 
 SelfTRPO = TypeVar("SelfTRPO", bound="TRPO")
+
+_MOST_SKIPPED = 3
+"""Updates in a row that may be skipped before a run is said to have stopped learning."""
 
 
 class TRPO(SampleReusingAlgorithm, OnPolicyAlgorithm):
@@ -215,6 +220,8 @@ class TRPO(SampleReusingAlgorithm, OnPolicyAlgorithm):
         # Plain numbers, so that they are saved and loaded with the model to the last bit.
         self.critic_state: dict[str, float] = {}
         self._warned: set[Status] = set()
+        self.skipped_updates = 0
+        """Updates in a row, up to the last one, of which actor or critic was left alone for a reason that needs attention."""
         if _init_setup_model:
             self._setup_model()
 
@@ -234,10 +241,8 @@ class TRPO(SampleReusingAlgorithm, OnPolicyAlgorithm):
         :return: False if the callback ended the training
         """
         self.policy.set_training_mode(False)
-        sample = numpy_sampler(self.policy, rollout_buffer)
-        if sample is None:
-            return super()._collect(env, callback, rollout_buffer, n_rollout_steps)
-        return collect(self, sample, env, callback, rollout_buffer, n_rollout_steps)
+        way = super()._collect if numpy_sampler(self.policy, rollout_buffer) is None else partial(collect, self)
+        return way(env, callback, rollout_buffer, n_rollout_steps)
 
     def train(self) -> None:
         """Update actor and critic from the rollout buffer."""
@@ -260,6 +265,8 @@ class TRPO(SampleReusingAlgorithm, OnPolicyAlgorithm):
         record_update(self, step, fit, reuse)
         self.logger.record("trust_region/actor_seconds", actor_done - started)
         self.logger.record("trust_region/critic_seconds", critic_done - actor_done)
+        skipped = step.status.needs_attention or fit.status.needs_attention
+        self.skipped_updates = self.skipped_updates + 1 if skipped else 0
         self._warn_once(step.status, "actor")
         self._warn_once(fit.status, "critic")
         self._end_update()
@@ -272,6 +279,8 @@ class TRPO(SampleReusingAlgorithm, OnPolicyAlgorithm):
             advantages = batch.weights * advantages
         thinned = slice(None, None, self.fisher_sub_sampling_factor)
 
+        # Before any graph is made: torch does not let what a graph has seen be moved for a while.
+        statistics = statistics_step(self.policy, split.actor_modules, batch.observations, self.policy.get_distribution, comm)
         with evaluation_mode(self.policy):
             operator = fisher_class(self.fisher)(
                 self.policy,
@@ -302,6 +311,7 @@ class TRPO(SampleReusingAlgorithm, OnPolicyAlgorithm):
                 max_iterations=self.line_search_max_iter,
                 precondition=self.cg_preconditioner == "kronecker",
                 damped_beta=self.damped_beta,
+                statistics=statistics,
             )
 
     def make_critic_fit(self) -> CriticFit:
@@ -337,9 +347,10 @@ class TRPO(SampleReusingAlgorithm, OnPolicyAlgorithm):
         :return: the trained model
         """
         self._warned = set()
+        self.skipped_updates = 0
         if not reset_num_timesteps:
             self._warn_of_missing_rollouts()
-        return super().learn(
+        super().learn(
             total_timesteps=total_timesteps,
             callback=callback,
             log_interval=log_interval,
@@ -347,6 +358,14 @@ class TRPO(SampleReusingAlgorithm, OnPolicyAlgorithm):
             reset_num_timesteps=reset_num_timesteps,
             progress_bar=progress_bar,
         )
+        if self.has_stopped_learning and communicator().rank == 0:
+            warn_of_skipped(self.skipped_updates, self._n_updates)
+        return self
+
+    @property
+    def has_stopped_learning(self) -> bool:
+        """Whether the last run ended in a row of :attr:`skipped_updates` too long to be an accident."""
+        return self.skipped_updates >= _MOST_SKIPPED
 
     def save(
         self,
@@ -370,4 +389,4 @@ class TRPO(SampleReusingAlgorithm, OnPolicyAlgorithm):
             super().save(partial, exclude, include)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_warned"]
+        return [*super()._excluded_save_params(), "_warned", "skipped_updates"]

@@ -67,3 +67,17 @@ def warn_of(status: Status, who: str, update: int) -> None:
         "Reported once per run; see trust_region/status and trust_region/critic_status in the log.",
         stacklevel=4,
     )
+
+
+def warn_of_skipped(count: int, updates: int) -> None:
+    """
+    Say at the end of a run that it had ceased to learn.
+
+    :param count: updates in a row, up to the last one, that were skipped
+    :param updates: how many there were
+    """
+    warnings.warn(
+        f"THE RUN HAS STOPPED LEARNING: of {updates} TRPO updates the last {count} were skipped, for actor or critic. See the "
+        "warnings before this one, and trust_region/status and trust_region/critic_status in the log.",
+        stacklevel=3,
+    )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch as th
 from torch import nn
 
+from sb3_trpo_fvp.batch_normalization import StatisticsStep
 from sb3_trpo_fvp.linalg.vectors import all_finite, assign, flatten
 from sb3_trpo_fvp.trust_region.surrogate import Evaluation, SurrogateProblem
 
@@ -33,6 +34,7 @@ def line_search(
     bound: float,
     shrinking_factor: float,
     max_iterations: int,
+    statistics: StatisticsStep | None = None,
 ) -> LineSearch:
     """
     Take the longest of ``step``, α ``step``, α² ``step`` … that raises the surrogate and keeps the bound (TRPO, appendix C).
@@ -45,6 +47,7 @@ def line_search(
     :param bound: on the constraint, nats
     :param shrinking_factor: α, in (0, 1)
     :param max_iterations: most steps to try, at least 1
+    :param statistics: running statistics to move with the parameters, by the same fraction
     :return: how it ended
     """
     old = [parameter.detach().clone() for parameter in parameters]
@@ -55,6 +58,8 @@ def line_search(
             fraction = shrinking_factor**backtracks
             candidate = theta + fraction * step
             assign(parameters, candidate)
+            if statistics is not None:
+                statistics.take(fraction)
             trial = problem.evaluate()
             # A saturated unit hides an infinite weight from surrogate and KL.
             finite = trial.is_finite and all_finite(candidate)
@@ -65,4 +70,8 @@ def line_search(
         if accepted is None:
             for parameter, tensor in zip(parameters, old, strict=True):
                 parameter.data.copy_(tensor)
+            if statistics is not None:
+                statistics.undo()
+    if accepted is not None and statistics is not None:
+        statistics.keep()
     return LineSearch(accepted, fraction, backtracks)

@@ -2,7 +2,9 @@
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 
+from sb3_trpo_fvp.batch_normalization import StatisticsStep
 from sb3_trpo_fvp.fisher import FisherOperator
 from sb3_trpo_fvp.linalg.conjugate_gradient import CGStatus
 from sb3_trpo_fvp.linalg.status import Status
@@ -98,6 +100,7 @@ def trust_region_step(
     max_iterations: int,
     precondition: bool = True,
     damped_beta: bool = False,
+    statistics: StatisticsStep | None = None,
 ) -> TrustRegionStats:
     """
     Solve (H + λI)s = g, step βs with β = √(2δ / sᵀHs), and backtrack until surrogate and KL agree (TRPO, appendix C).
@@ -115,6 +118,7 @@ def trust_region_step(
     :param max_iterations: most steps to try
     :param precondition: whether to use the operator's preconditioner, if it has one
     :param damped_beta: whether β holds sᵀ(H + λI)s against δ instead of sᵀHs: a shorter step, sb3-contrib's
+    :param statistics: the actor's running statistics, to be moved with its parameters, or left if no such step is accepted
     :return: what happened
     """
     g = problem.gradient()
@@ -143,7 +147,8 @@ def trust_region_step(
 
     s = direction.value
     beta = math.sqrt(2.0 * target_kl / direction.curvature)
-    search = line_search(
+    search = partial(
+        line_search,
         problem,
         operator.parameters,
         (beta * s.double()).to(s.dtype),
@@ -151,21 +156,24 @@ def trust_region_step(
         shrinking_factor=shrinking_factor,
         max_iterations=max_iterations,
     )
+    found = search(statistics=statistics)
+    if found.accepted is None and statistics is not None:
+        found = search()
     slope = beta * direction.slope
-    stats = replace(stats, beta=beta, backtracks=search.backtracks, predicted_improvement=slope)
-    if search.accepted is None:
+    stats = replace(stats, beta=beta, backtracks=found.backtracks, predicted_improvement=slope)
+    if found.accepted is None:
         return stats
     return replace(
         stats,
         status=StepStatus.ACCEPTED,
-        step_fraction=search.fraction,
-        kl=search.accepted.kl,
-        kl_monte_carlo=search.accepted.kl_monte_carlo,
-        constraint=search.accepted.constraint,
-        predicted_improvement=search.fraction * slope,
-        actual_improvement=search.accepted.improvement,
-        objective=problem.old_objective + search.accepted.improvement,
-        entropy=search.accepted.entropy,
+        step_fraction=found.fraction,
+        kl=found.accepted.kl,
+        kl_monte_carlo=found.accepted.kl_monte_carlo,
+        constraint=found.accepted.constraint,
+        predicted_improvement=found.fraction * slope,
+        actual_improvement=found.accepted.improvement,
+        objective=problem.old_objective + found.accepted.improvement,
+        entropy=found.accepted.entropy,
     )
 
 

@@ -1,21 +1,26 @@
 """Numbers that go wrong end in a named outcome: parameters finite and restored, nothing replaced by zero in silence."""
 
+import copy
 import math
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.callbacks import CheckpointCallback
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_trpo_fvp import TRPO, FisherOperator, GaussNewton, StepStatus
+from sb3_trpo_fvp.critic.value_function import ValueFunction
 from sb3_trpo_fvp.distributed import ALONE
+from sb3_trpo_fvp.distributions import without_validation
 from sb3_trpo_fvp.policies import split_parameters
 from sb3_trpo_fvp.trust_region import Evaluation, SurrogateProblem, trust_region_step
 from tests.helpers.environments import VECTOR, Memoryless
-from tests.helpers.models import SMALL, make_model
+from tests.helpers.models import SMALL, forbid_stacks, make_model
 from tests.helpers.training import all_finite, changed, collect, collected, rollout, snapshot, train
 
 BOX = spaces.Box(-1.0, 1.0, (2,))
@@ -81,6 +86,82 @@ def test_bad_rewards_skip_the_updates_that_see_them_and_no_other(bad: float) -> 
     messages = [str(warning.message) for warning in caught if "TRPO update" in str(warning.message)]
     assert len(messages) == 2, "one warning for each thing to look at, not one for each update"
     assert all("reward" in message or "returns" in message for message in messages)
+
+
+def spoiled_in_one(bad: float, n_envs: int = 3, last: int = 72) -> VecNormalize:
+    """Normalised; the second environment's rewards of the 71st step, and of those up to ``last``, are bad."""
+    envs = [lambda index=index: Spoiled(bad if index == 1 else 1.0, 71, last) for index in range(n_envs)]
+    return VecNormalize(DummyVecEnv(envs))
+
+
+@BAD
+@pytest.mark.parametrize("written_out", [True, False])
+@pytest.mark.filterwarnings("ignore:invalid value")
+def test_one_bad_reward_behind_a_normaliser_costs_one_update(bad: float, written_out: bool, tmp_path: Path) -> None:
+    env = spoiled_in_one(bad)
+    model = TRPO("MlpPolicy", env, n_steps=64, batch_size=64, policy_kwargs=SMALL, seed=0, device="cpu")
+    if not written_out:
+        forbid_stacks(model.policy)
+    checkpoints = CheckpointCallback(1, str(tmp_path), save_vecnormalize=True)
+    checkpoints._on_step = lambda: env.save(tmp_path / "at_once.pkl") or True if checkpoints.n_calls == 71 else True
+    statuses: list[str] = []
+    rows: list[Any] = []
+    original = model.train
+
+    def spy() -> None:
+        original()
+        log = model.logger.name_to_value
+        statuses.append(str(log["trust_region/status"]))
+        rows.append(model.nonfinite_rewards)
+
+    model.train = spy  # type: ignore[method-assign]
+    with pytest.warns(UserWarning) as caught:  # noqa: PT030
+        model.learn(5 * 64 * 3, callback=checkpoints)
+    assert [status == "accepted" for status in statuses] == [True, False, True, True, True]
+    assert rows == [0, 1, 1, 1, 1]
+    told = [str(warning.message) for warning in caught if "rewards of the environment" in str(warning.message)]
+    assert len(told) == 1
+    assert "NaN or infinity in 1 rewards" in told[0]
+    assert model.skipped_updates == 0
+    assert not model.has_stopped_learning
+    env.save(tmp_path / "at_the_end.pkl")
+    for name in ("at_once.pkl", "at_the_end.pkl"):
+        saved = VecNormalize.load(tmp_path / name, env.venv)
+        assert np.isfinite([saved.ret_rms.mean, saved.ret_rms.var, *saved.obs_rms.mean, *saved.obs_rms.var]).all()
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")
+def test_a_run_whose_updates_are_skipped_in_a_row_says_so_at_the_end() -> None:
+    env = spoiled_in_one(math.nan, last=10**6)
+    model = TRPO("MlpPolicy", env, n_steps=64, batch_size=64, policy_kwargs=SMALL, seed=0, device="cpu")
+    with pytest.warns(UserWarning) as caught:  # noqa: PT030
+        model.learn(5 * 64 * 3)
+    last = str(caught[-1].message)
+    assert last.startswith("THE RUN HAS STOPPED LEARNING: of 5 TRPO updates the last 4 were skipped")
+    assert model.skipped_updates == 4
+    assert model.has_stopped_learning
+    assert model.nonfinite_rewards == 5 * 64 - 70
+
+
+def test_a_normaliser_that_is_spoiled_already_is_refused_before_any_training() -> None:
+    env = spoiled_in_one(math.nan)
+    env.ret_rms.var = np.float64(math.nan)
+    with pytest.raises(ValueError, match="`env` must be a VecNormalize with finite statistics, got NaN"):
+        TRPO("MlpPolicy", env, n_steps=64, batch_size=64, device="cpu").learn(64)
+
+
+def test_the_learning_rate_of_the_last_update_is_not_negative() -> None:
+    rates = []
+    model = make_model(BOX, learning_rate=lambda progress: progress * 1e-3)
+    original = model.train
+
+    def spy() -> None:
+        original()
+        rates.append(model.logger.name_to_value["train/learning_rate"])
+
+    model.train = spy
+    model.learn(200)  # two rollouts of 128 steps
+    assert rates == [pytest.approx(0.36e-3), 0.0]
 
 
 def test_the_next_run_warns_again() -> None:
@@ -322,6 +403,79 @@ def test_an_interruption_leaves_the_old_parameters(
     assert th.distributions.Distribution._validate_args is __debug__
 
 
+@pytest.mark.parametrize("critic", ["adam", "gauss_newton"])
+def test_an_interrupted_critic_fit_leaves_critic_and_optimizer_as_they_were(
+    critic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the middle of a fit that diverges, and of a Gauss-Newton trial."""
+    model = collected(BOX, critic=critic, learning_rate=1e30)
+    optimizer = model.policy.optimizer
+    model.policy.predict_values(th.zeros(1, 4)).sum().backward()
+    with th.no_grad():
+        optimizer.param_groups[0]["lr"] = 0.0
+        optimizer.step()
+    optimizer.zero_grad()
+    model.rollout_buffer.advantages[:] = 0.0
+    before, state = snapshot(model.policy), copy.deepcopy(optimizer.state_dict()["state"])
+    calls: list[set[str]] = []
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        calls.append(changed(before, model.policy))
+        if calls[-1]:
+            raise KeyboardInterrupt
+        return original(*args, **kwargs)
+
+    if critic == "adam":
+        original = type(optimizer).step
+        monkeypatch.setattr(type(optimizer), "step", interrupted)
+    else:
+        original = ValueFunction.__call__
+        monkeypatch.setattr(ValueFunction, "__call__", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        model.train()
+    assert calls[-1], "the critic had moved when it was interrupted"
+    assert changed(before, model.policy) == set()
+    after = optimizer.state_dict()["state"]
+    assert state.keys() == after.keys()
+    assert all(th.equal(value, after[key][name]) for key in state for name, value in state[key].items())
+    assert all(parameter.grad is None for parameter in model.policy.parameters())
+
+
+def test_an_overflow_in_adams_second_moment_is_undone_and_the_next_fit_moves_the_critic() -> None:
+    """One observation of 1e12: values, loss and parameters stay finite, the square of the gradient does not."""
+    model = collected(BOX, policy_kwargs={**SMALL, "activation_fn": th.nn.ReLU})
+    train(model)
+    collect(model)
+    model.rollout_buffer.observations[3, 1] = 1e12
+    model.rollout_buffer.advantages[:] = 0.0
+    before = snapshot(model.policy)
+    with pytest.warns(UserWarning, match="diverged"):
+        log = train(model)
+    assert log["trust_region/critic_status"] == "diverged"
+    assert math.isfinite(log["train/value_loss"])
+    assert changed(before, model.policy) == set()
+    states = model.policy.optimizer.state_dict()["state"].values()
+    assert all(bool(th.isfinite(value).all()) for state in states for value in state.values())
+    collect(model)
+    assert train(model)["trust_region/critic_status"] == "fitted"
+    assert "value_net.weight" in changed(before, model.policy)
+
+
+def test_an_optimizer_state_that_is_infinite_already_is_forgotten() -> None:
+    """As files of earlier versions may hold one."""
+    model = collected(BOX)
+    train(model)
+    for state in model.policy.optimizer.state.values():
+        state["exp_avg_sq"].fill_(math.inf)
+    statuses = []
+    for _ in range(2):
+        collect(model)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            statuses.append(train(model)["trust_region/critic_status"])
+    assert statuses == ["diverged", "fitted"]
+
+
 def test_an_operator_that_raises_leaves_everything_as_it_was() -> None:
     class Raises(GaussNewton):
         def matvec(self, v: th.Tensor) -> th.Tensor:
@@ -344,6 +498,17 @@ def test_the_choice_of_validation_is_given_back() -> None:
             assert th.distributions.Distribution._validate_args is choice
     finally:
         th.distributions.Distribution.set_default_validate_args(default)
+
+
+def test_threads_that_learn_at_the_same_time_leave_the_choice_of_validation() -> None:
+    default = th.distributions.Distribution._validate_args
+    first, second = without_validation(), without_validation()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert th.distributions.Distribution._validate_args is False, "the second is still inside"
+    second.__exit__(None, None, None)
+    assert th.distributions.Distribution._validate_args is default
 
 
 # ---------------------------------------------------------------------------------------------------------- the log

@@ -231,7 +231,8 @@ def test_every_policy_is_fitted_and_its_actor_left_to_the_actor_step(name: str) 
         # The actor step moves shared features after the rollout's values were predicted.
         assert log["train/value_loss"] == pytest.approx(after, rel=1e-4)
     else:
-        assert log["critic/loss_before"] == pytest.approx(before, rel=1e-4)
+        if name != "noisy_own_extractor":  # whose running statistics are refreshed before the first step
+            assert log["critic/loss_before"] == pytest.approx(before, rel=1e-4)
         assert after < before
     # Which critic is fitted makes no difference to the actor, and the optimizer is not touched.
     actor = {id(parameter) for parameter in split.actor}
@@ -241,7 +242,8 @@ def test_every_policy_is_fitted_and_its_actor_left_to_the_actor_step(name: str) 
     assert not ours.policy.optimizer.state
     moved = changed(start, ours.policy)
     assert {name for name, parameter in ours.policy.named_parameters() if parameter is split.critic[-1]} <= moved
-    assert all(th.equal(buffer, buffers[name]) for name, buffer in ours.policy.named_buffers())
+    running = {name for name in buffers if not th.equal(buffers[name], ours.policy.state_dict()[name])}
+    assert running == (buffers.keys() if name == "noisy_own_extractor" else set())
 
 
 def test_shared_image_features_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """A whole ``learn`` on two ranks: they start alike, stay alike, log and save once, and stop together."""
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,26 @@ def _spoil(model: TRPO) -> None:
         model.policy.value_net.bias += 1e-6
 
 
+def _one_bad_reward(rank: int) -> dict[str, Any]:
+    """The second rank's eleventh step pays NaN."""
+    model = small_model()
+    recorder: Any = model.get_vec_normalize_env().venv
+    step_wait = recorder.step_wait
+
+    def spoiled() -> Any:
+        observations, rewards, dones, infos = step_wait()
+        if rank == 1 and len(recorder.seen) == 12:  # the reset is the first
+            rewards[0] = np.nan
+        return observations, rewards, dones, infos
+
+    recorder.step_wait = spoiled
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.learn(3 * 32 * PER_RANK * 2)
+    told = [str(warning.message) for warning in caught if "NaN or infinity in 1 rewards" in str(warning.message)]
+    return {**_state(model), "counted": model.nonfinite_rewards, "told": len(told), "skipped": model.skipped_updates}
+
+
 def _failure(call: Callable[[], Any]) -> str:
     try:
         call()
@@ -58,6 +79,7 @@ def _learning_rank(rank: int, folder: Path) -> dict[str, Any]:
     stopped = small_model()
     stopped.learn(10_000, callback=Everywhere(1, 40, lambda _: False))
     outcome["stopped"] = stopped.num_timesteps
+    outcome["one bad reward"] = _one_bad_reward(rank)
     outcome["unlike"] = _failure(lambda: small_model(cg_max_steps=10 + rank).learn(1))
     outcome["spoiled"] = _failure(lambda: small_model().learn(1000, callback=Everywhere(1, 10, _spoil)))
     return outcome
@@ -91,6 +113,21 @@ def test_running_statistics_have_seen_every_rank_once(learned: Any) -> None:
         np.testing.assert_allclose(rank["observations"].var, prior.var, rtol=1e-9)
         assert rank["returns"].count == pytest.approx(steps, abs=1e-3)
     assert ranks[0]["returns"].var == ranks[1]["returns"].var
+
+
+def test_a_bad_reward_of_one_rank_spoils_no_statistic_of_any(learned: Any) -> None:
+    first, second = (rank["one bad reward"] for rank in learned[0])
+    for rank in (first, second):
+        assert rank["counted"] == 1
+        assert rank["skipped"] == 0, "the updates after the one that saw it are taken"
+        for name in ("observations", "returns"):
+            assert np.isfinite(rank[name].var).all()
+            assert rank[name].count == pytest.approx(
+                3 * 32 * PER_RANK * 2 - PER_RANK + 2 * PER_RANK * (name != "returns"), abs=1e-3
+            )
+        np.testing.assert_array_equal(rank["returns"].var, first["returns"].var)
+    assert (first["told"], second["told"]) == (1, 0)
+    assert first["policy"] == second["policy"]
 
 
 def test_rank_0_alone_logs_and_saves(learned: Any) -> None:

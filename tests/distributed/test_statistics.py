@@ -1,14 +1,19 @@
 """Statistics of all ranks are those of all numbers."""
 
+import math
 from typing import Any
 
 import numpy as np
 import pytest
 import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.vec_env import VecEnvWrapper, VecNormalize
 
 from sb3_trpo_fvp.distributed.communicator import Communicator
-from sb3_trpo_fvp.distributed.statistics import merge_running_statistics, pooled_moments, window
+from sb3_trpo_fvp.distributed.statistics import StatisticsGuard, merge_running_statistics, pooled_moments, window
+from tests.helpers.environments import VECTOR, Memoryless
 
 
 class Pretended(Communicator):
@@ -62,3 +67,66 @@ def test_a_full_window_holds_episodes_of_every_rank() -> None:
     assert list(window([0], [[1, 2, 3], [10, 20], []], size=4)) == [10, 2, 20, 3]
     assert list(window([0], [[1, 2, 3], [10, 20], []], size=None)) == [0, 1, 10, 2, 20, 3]
     assert list(window([0], [[False], [True]], size=2)) == [False, True]
+
+
+class Spoiling(VecEnvWrapper):
+    """Puts a number into the rewards or the observations of the second environment."""
+
+    reward: float | None = None
+    observation: float | None = None
+
+    def reset(self) -> Any:
+        return self.venv.reset()
+
+    def step_wait(self) -> Any:
+        observations, rewards, dones, infos = self.venv.step_wait()
+        if self.reward is not None:
+            rewards[1] = self.reward
+        if self.observation is not None:
+            (observations["a"] if isinstance(observations, dict) else observations)[1, 0] = self.observation
+        return observations, rewards, dones, infos
+
+
+def numbers(env: VecNormalize) -> list[Any]:
+    statistics = [env.ret_rms, *(env.obs_rms.values() if isinstance(env.obs_rms, dict) else [env.obs_rms])]
+    return [(statistic.mean.tolist(), statistic.var.tolist(), statistic.count) for statistic in statistics]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e300])
+@pytest.mark.parametrize("what", ["reward", "observation"])
+@pytest.mark.parametrize("dict_observations", [False, True])
+@pytest.mark.filterwarnings("ignore:(invalid value|overflow)")  # numpy, in VecNormalize
+def test_a_guarded_normaliser_takes_in_nothing_that_is_not_finite(bad: float, what: str, dict_observations: bool) -> None:
+    vector = spaces.Box(-1.0, 1.0, (4,), np.float64)
+    space = spaces.Dict({"a": vector, "vector": VECTOR}) if dict_observations else vector
+    spoiling = Spoiling(make_vec_env(lambda: Memoryless(space, spaces.Discrete(3)), n_envs=3))
+    env = VecNormalize(spoiling)
+    env.reset()
+    guard = StatisticsGuard(env)
+
+    def step() -> Any:
+        rewards = env.step(np.array([0, 1, 2]))[1]
+        guard.check(rewards)
+        return rewards
+
+    for _ in range(5):
+        step()
+    before, returns = numbers(env), env.returns.copy()
+    setattr(spoiling, what, bad)
+    rewards = step()
+    assert numbers(env) == before
+    assert np.isfinite(env.returns).all()
+    assert np.isfinite(rewards[[0, 2]]).all(), "the other environments are paid as ever"
+    assert math.isfinite(rewards[1]) == (what == "observation")
+    if what == "reward":
+        assert env.returns[1] == returns[1]
+    setattr(spoiling, what, None)
+    assert np.isfinite(step()).all()
+    assert [count for _, _, count in numbers(env)] == [count + 3 for _, _, count in before]
+
+
+def test_statistics_that_are_not_finite_to_begin_with_are_named() -> None:
+    env = VecNormalize(make_vec_env(lambda: Memoryless(VECTOR, spaces.Discrete(3))))
+    env.ret_rms.var = np.float64(np.nan)
+    with pytest.raises(ValueError, match="VecNormalize with finite statistics, got NaN"):
+        StatisticsGuard(env)
