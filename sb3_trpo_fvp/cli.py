@@ -248,7 +248,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return command(args[1:])
     except UserError as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
-        return 2
+        return error.exit_code
     except KeyboardInterrupt:
         print(f"{PROGRAM}: interrupted", file=sys.stderr)
         return 130

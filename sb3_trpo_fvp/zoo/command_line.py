@@ -10,6 +10,14 @@ from typing import Any, NoReturn
 class UserError(Exception):
     """A mistake in what the user asked for: shown as one sentence, without a traceback."""
 
+    exit_code = 2
+
+
+class StoppedLearning(UserError):
+    """A training that came to its end, and learned nothing more for the last while."""
+
+    exit_code = 1
+
 
 class ArgumentParser(argparse.ArgumentParser):
     """A parser whose errors are :class:`UserError`, for one voice over all commands."""

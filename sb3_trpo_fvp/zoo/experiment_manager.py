@@ -21,7 +21,7 @@ from sb3_trpo_fvp import TRPO
 from sb3_trpo_fvp.zoo import search_space, studies
 from sb3_trpo_fvp.zoo.callbacks import RunRecorder, TrustRegionMonitor
 from sb3_trpo_fvp.zoo.checks import check_settings
-from sb3_trpo_fvp.zoo.command_line import UserError
+from sb3_trpo_fvp.zoo.command_line import StoppedLearning, UserError
 from sb3_trpo_fvp.zoo.configs import ALGORITHM, BASELINE, baseline_defaults, config_of, entry_of
 
 SLIPS = (
@@ -163,6 +163,19 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):  # type: ignore[
                 f"Stopped at {model.num_timesteps} of {self.n_timesteps} steps; continue with: sb3-trpo-fvp train "
                 f"--algo {self.algo} --env {self.env_name.gym_id} -i {self.save_path}/{self.env_name}.zip -n {rest}"
             )
+
+    def save_trained_model(self, model: BaseAlgorithm) -> None:
+        """
+        Save model and normaliser, and say so where the run has ended in skipped updates.
+
+        :param model: the trained model
+        :raises StoppedLearning: if the last updates were skipped; everything is saved
+        """
+        super().save_trained_model(model)
+        if getattr(model, "has_stopped_learning", False):
+            skipped = getattr(model, "skipped_updates", 0)
+            msg = f"the last {skipped} updates were skipped: {self.save_path} has the model of before; see the warning above"
+            raise StoppedLearning(msg)
 
     def hyperparameters_optimization(self) -> None:
         """Search with a progress bar, and end without a traceback when no trial has finished yet."""
