@@ -1,5 +1,6 @@
 """RL-Zoo with this project's algorithm, hyperparameter files and records."""
 
+import shlex
 import shutil
 import sys
 from functools import partial
@@ -23,6 +24,7 @@ from sb3_trpo_fvp.zoo.callbacks import RunRecorder, TrustRegionMonitor
 from sb3_trpo_fvp.zoo.checks import check_settings
 from sb3_trpo_fvp.zoo.command_line import StoppedLearning, UserError
 from sb3_trpo_fvp.zoo.configs import ALGORITHM, BASELINE, baseline_defaults, config_of, entry_of
+from sb3_trpo_fvp.zoo.options import without_options
 
 SLIPS = (
     AssertionError,
@@ -36,6 +38,10 @@ SLIPS = (
     ValueError,
 )
 """What RL-Zoo, environments and constructors raise for arguments that they cannot use."""
+
+
+ROLLOUTS = "rollouts.npz"
+"""Where a run that was stopped leaves the older rollouts that an update learns from, beside the model."""
 
 
 def register(progress_file: Path | None = None) -> None:
@@ -158,11 +164,27 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):  # type: ignore[
         """
         super().learn(model)
         if model.num_timesteps < self.n_timesteps:
+            if isinstance(model, TRPO):
+                model.save_rollouts(Path(self.save_path, ROLLOUTS))
             rest = self.n_timesteps - model.num_timesteps
-            print(
-                f"Stopped at {model.num_timesteps} of {self.n_timesteps} steps; continue with: sb3-trpo-fvp train "
-                f"--algo {self.algo} --env {self.env_name.gym_id} -i {self.save_path}/{self.env_name}.zip -n {rest}"
-            )
+            given = without_options(sys.argv[1:], ("-i", "--trained-agent", "-n", "--n-timesteps"))
+            agent = f"{self.save_path}/{self.env_name}.zip"
+            command = shlex.join(["sb3-trpo-fvp", "train", *given, "-i", agent, "-n", str(rest)])
+            print(f"Stopped at {model.num_timesteps} of {self.n_timesteps} steps; continue with: {command}")
+
+    def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
+        """
+        Load the agent of ``-i``, and the older rollouts that lie beside it, if any do.
+
+        :param hyperparams: of the algorithm
+        :param env: the training environments
+        :return: the model
+        """
+        model: BaseAlgorithm = super()._load_pretrained_agent(hyperparams, env)
+        rollouts = Path(self.trained_agent).with_name(ROLLOUTS)
+        if isinstance(model, TRPO) and rollouts.is_file():
+            model.load_rollouts(rollouts)
+        return model
 
     def save_trained_model(self, model: BaseAlgorithm) -> None:
         """

@@ -39,6 +39,27 @@ def training_options(prog: str, args: Sequence[str]) -> argparse.Namespace:
     return parser.parse_known_args(args)[0]
 
 
+def without_options(args: Sequence[str], names: Sequence[str]) -> list[str]:
+    """
+    Take options of one value each out of a command line, in each of the ways in which they are written.
+
+    :param args: the command line
+    :param names: of the options, e.g. ``-n`` and ``--n-timesteps``
+    :return: the rest
+    """
+    rest: list[str] = []
+    position = 0
+    while position < len(args):
+        argument = args[position]
+        if argument in names:
+            position += 2
+            continue
+        if not argument.startswith(tuple(f"{name}=" for name in names if name.startswith("--"))):
+            rest.append(argument)
+        position += 1
+    return rest
+
+
 def agent_options(prog: str, args: Sequence[str]) -> argparse.Namespace:
     """
     Read the options of ``enjoy`` and ``record-video``.
