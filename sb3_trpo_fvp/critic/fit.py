@@ -10,12 +10,12 @@ import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import nn
 
-from sb3_trpo_fvp.batch_normalization import statistics_step
 from sb3_trpo_fvp.critic.value_function import ValueFunction
 from sb3_trpo_fvp.distributed import ALONE, Communicator
 from sb3_trpo_fvp.linalg.status import Status
 from sb3_trpo_fvp.linalg.vectors import all_finite
 from sb3_trpo_fvp.policies import ParameterSplit, evaluation_mode
+from sb3_trpo_fvp.policies.batch_normalization import statistics_step
 
 
 class CriticStatus(Status):

@@ -16,7 +16,6 @@ from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_trpo_fvp.batch_normalization import statistics_step
 from sb3_trpo_fvp.critic.adam import AdamCritic
 from sb3_trpo_fvp.critic.fit import CriticFit, fit_critic
 from sb3_trpo_fvp.critic.gauss_newton import GaussNewtonCritic
@@ -34,6 +33,7 @@ from sb3_trpo_fvp.policies import (
     index_observations,
     split_parameters,
 )
+from sb3_trpo_fvp.policies.batch_normalization import statistics_step
 from sb3_trpo_fvp.rollouts.advantages import normalize
 from sb3_trpo_fvp.rollouts.buffer import whole_rollout
 from sb3_trpo_fvp.rollouts.collect import collect

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch as th
 from torch import nn
 
-from sb3_trpo_fvp.batch_normalization import StatisticsStep
 from sb3_trpo_fvp.linalg.vectors import all_finite, assign, flatten
+from sb3_trpo_fvp.policies.batch_normalization import StatisticsStep
 from sb3_trpo_fvp.trust_region.surrogate import Evaluation, SurrogateProblem
 
 

@@ -4,11 +4,11 @@ import math
 from dataclasses import dataclass, replace
 from functools import partial
 
-from sb3_trpo_fvp.batch_normalization import StatisticsStep
 from sb3_trpo_fvp.fisher import FisherOperator
 from sb3_trpo_fvp.linalg.conjugate_gradient import CGStatus
 from sb3_trpo_fvp.linalg.status import Status
 from sb3_trpo_fvp.linalg.vectors import all_finite
+from sb3_trpo_fvp.policies.batch_normalization import StatisticsStep
 from sb3_trpo_fvp.trust_region.direction import DampedCurvature, Direction, natural_gradient
 from sb3_trpo_fvp.trust_region.line_search import line_search
 from sb3_trpo_fvp.trust_region.surrogate import SurrogateProblem

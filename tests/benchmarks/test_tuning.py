@@ -61,7 +61,7 @@ def test_the_page_has_the_tables_of_the_tuning() -> None:
     assert [row.split(" | ")[0] for row in rows] == ["| HalfCheetah-v5", "| Hopper-v5", "| Walker2d-v5"]
 
 
-def test_the_constructor_has_the_defaults_that_were_chosen() -> None:
-    arguments = signature(TRPO).parameters
+def test_the_constructor_has_the_damping_that_was_chosen() -> None:
+    """The bound of these runs was of one rollout an update; test_reuse.py has what came after it."""
     chosen = SweepRun.from_parameters({"algo": f"trpo_fvp {candidates.DEFAULTS}", "env": "Hopper-v5"}).hyperparams
-    assert {name: arguments[name].default for name in chosen} == chosen
+    assert signature(TRPO).parameters["cg_damping"].default == chosen["cg_damping"]

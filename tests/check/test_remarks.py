@@ -16,7 +16,7 @@ from sb3_trpo_fvp.check import StateSource
 from sb3_trpo_fvp.check.check import main
 from sb3_trpo_fvp.check.measure import measure_step
 from sb3_trpo_fvp.check.states import find_normalization, was_trained_normalized
-from sb3_trpo_fvp.distributions import _REGISTERED
+from sb3_trpo_fvp.distributions.lookup import _REGISTERED
 from tests.check.test_measure import Matrix
 from tests.helpers.distributions import LaplaceDistribution, LaplaceFamily, policy_with
 from tests.helpers.models import SMALL

@@ -11,7 +11,7 @@ from gymnasium import spaces
 from benchmarks.joint_kl import ALGORITHMS, RESULTS, dimensions, measure, table
 from sb3_trpo_fvp import CGStatus, StepStatus
 from sb3_trpo_fvp.critic.fit import CriticStatus
-from sb3_trpo_fvp.distributions import _REGISTERED
+from sb3_trpo_fvp.distributions.lookup import _REGISTERED
 from tests.helpers import ROOT
 from tests.helpers.training import collected, train
 
@@ -23,7 +23,7 @@ DOCS = ROOT / "docs"
 )
 def test_the_code_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sb3_trpo_fvp.distributions._REGISTERED", dict(_REGISTERED))
+    monkeypatch.setattr("sb3_trpo_fvp.distributions.lookup._REGISTERED", dict(_REGISTERED))
     blocks = re.findall(r"^```python\n(.*?)^```", (DOCS / page).read_text(), re.DOTALL | re.MULTILINE)
     assert blocks
     exec(compile("\n".join(blocks), page, "exec"), {"__name__": page})

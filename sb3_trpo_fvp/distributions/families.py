@@ -6,24 +6,17 @@ A :class:`DistributionFamily` sees tensors and not distribution objects: SB3's `
 object that the next call overwrites, so an old distribution is kept as its φ, detached.
 """
 
-import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import torch as th
 from stable_baselines3.common.distributions import (
-    BernoulliDistribution,
-    CategoricalDistribution,
-    DiagGaussianDistribution,
     Distribution,
-    MultiCategoricalDistribution,
-    SquashedDiagGaussianDistribution,
-    StateDependentNoiseDistribution,
 )
 from torch.nn import functional as F
 
+from sb3_trpo_fvp.distributions.unwrapping import base_distribution
 from sb3_trpo_fvp.linalg.autograd import grad_along
 
 Phi: TypeAlias = tuple[th.Tensor, ...]
@@ -177,6 +170,10 @@ class BernoulliFamily(DistributionFamily):
         return (actions - th.sigmoid(phi[0]),)
 
 
+_KINKED = (th.distributions.Laplace, th.distributions.Uniform, th.distributions.Pareto)
+"""Torch knows a KL for these, but its second derivative where both are equal is not the Fisher matrix."""
+
+
 class TorchFamily(DistributionFamily):
     """
     Any ``torch.distributions`` family with a registered KL: φ are its constructor's tensors, M the Hessian of the KL.
@@ -241,130 +238,9 @@ class TorchFamily(DistributionFamily):
         return self.torch_class(**arguments, validate_args=False)
 
 
-_KINKED = (th.distributions.Laplace, th.distributions.Uniform, th.distributions.Pareto)
-"""Torch knows a KL for these, but its second derivative where both are equal is not the Fisher matrix."""
-
-_TORCH_FAMILIES: dict[type[th.distributions.Distribution], DistributionFamily] = {
-    th.distributions.Normal: NormalFamily(),
-    th.distributions.Categorical: CategoricalFamily(),
-    th.distributions.Bernoulli: BernoulliFamily(),
-}
-_SB3_FAMILIES: dict[type[Distribution], DistributionFamily] = {
-    DiagGaussianDistribution: NormalFamily(),
-    SquashedDiagGaussianDistribution: NormalFamily(),
-    StateDependentNoiseDistribution: NormalFamily(),
-    CategoricalDistribution: CategoricalFamily(),
-    MultiCategoricalDistribution: CategoricalFamily(),
-    BernoulliDistribution: BernoulliFamily(),
-}
-_REGISTERED: dict[type[Distribution], DistributionFamily] = {}
-
-
-def register_family(distribution_class: type[Distribution], family: DistributionFamily) -> None:
-    """
-    Teach this package the geometry of an own action distribution.
-
-    Not needed where the distribution's ``distribution`` attribute is a torch distribution with a registered KL, nor
-    for ``fisher="empirical"`` with ``kl_estimator="monte_carlo"``, which ask for ``log_prob`` only.
-
-    :param distribution_class: subclass of SB3's ``Distribution``; its own subclasses share the family
-    :param family: its geometry
-    """
-    _REGISTERED[distribution_class] = family
-
-
-def family_of(distribution: Distribution) -> DistributionFamily | None:
-    """
-    Find the geometry of an action distribution.
-
-    :param distribution: what ``policy.get_distribution`` returns
-    :return: the registered family, else that of its torch distribution, else None: only ``log_prob`` is known
-    """
-    # By exact class: a subclass of a normal policy, or of Normal, may well not be normal.
-    known = registered_family(distribution) or _SB3_FAMILIES.get(type(distribution))
-    base = base_distribution(distribution)
-    if known is not None or base is None:
-        return known
-    return _TORCH_FAMILIES.get(type(base)) or TorchFamily.of(base)
-
-
-def registered_family(distribution: Distribution) -> DistributionFamily | None:
-    """
-    Look up what :func:`register_family` was given.
-
-    :param distribution: what ``policy.get_distribution`` returns
-    :return: the family of its class or nearest base class, None if there is none
-    """
-    found = (_REGISTERED[cls] for cls in type(distribution).__mro__ if cls in _REGISTERED)
-    return next(found, None)
-
-
-def base_distribution(distribution: Distribution) -> th.distributions.Distribution | None:
-    """
-    Take the wrappers off the torch distribution of an action distribution that change neither KL nor Fisher.
-
-    These are ``Independent``, whose sum is done by the sum over D, and bijections of the action without parameters of
-    their own, as a tanh.
-
-    :param distribution: what ``policy.get_distribution`` returns
-    :return: the torch distribution inside, None if there is none
-    """
-    base: Any = getattr(distribution, "distribution", None)
-    while _is_wrapper(base):
-        base = base.base_dist
-    return base if isinstance(base, th.distributions.Distribution) else None
-
-
-def _is_wrapper(distribution: object) -> bool:
-    if isinstance(distribution, th.distributions.TransformedDistribution):
-        return all(map(_is_fixed_bijection, distribution.transforms))
-    return isinstance(distribution, th.distributions.Independent)
-
-
-def _is_fixed_bijection(transform: th.distributions.Transform) -> bool:
-    if isinstance(transform, th.distributions.ComposeTransform):
-        return all(map(_is_fixed_bijection, transform.parts))
-    held = [value for name, value in vars(transform).items() if name != "_cached_x_y"]
-    return transform.bijective and not any(isinstance(value, (th.Tensor, th.distributions.Transform)) for value in held)
-
-
 def _columns(kl: th.Tensor) -> th.Tensor:
     """Give each state one row, whatever the shape of its action: (N,), (N, A), (N, A, B) → (N, D)."""
     return kl.reshape(kl.shape[0], -1)
-
-
-class _Validation:
-    """torch's default, which all threads share: the first that is in need of none switches it off, the last one on again."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.users = 0
-        self.default = True
-
-
-_validation = _Validation()
-
-
-@contextmanager
-def without_validation() -> Iterator[None]:
-    """
-    Let torch build distributions of NaN and infinity, so that a step that overflows is refused and not raised.
-
-    Distributions made inside stay unvalidated; the default is put back at the end, by the last thread that is inside.
-    """
-    distribution: Any = th.distributions.Distribution
-    with _validation.lock:
-        if _validation.users == 0:
-            _validation.default = distribution._validate_args
-            distribution.set_default_validate_args(False)
-        _validation.users += 1
-    try:
-        yield
-    finally:
-        with _validation.lock:
-            _validation.users -= 1
-            if _validation.users == 0:
-                distribution.set_default_validate_args(_validation.default)
 
 
 def detach(phi: Phi) -> Phi:
@@ -375,47 +251,3 @@ def detach(phi: Phi) -> Phi:
     :return: the same values without a graph
     """
     return tuple(tensor.detach() for tensor in phi)
-
-
-def joint_kl(family: DistributionFamily, old: Phi, new: Phi) -> th.Tensor:
-    """
-    Mean over the states of KL(old ‖ new) of the joint action (TRPO, equation 12: the old policy comes first).
-
-    :param family: what φ are the parameters of
-    :param old: φ of the old policy
-    :param new: φ of the new policy
-    :return: nats, scalar
-    """
-    return family.kl(old, new).sum(-1).mean()
-
-
-def monte_carlo_kl(old_log_prob: th.Tensor, new_log_prob: th.Tensor) -> th.Tensor:
-    """
-    Estimate KL(old ‖ new) from the actions that the old policy took: (1/M) Σ (log π_old(a|s) − log π_new(a|s)).
-
-    Unbiased, and negative by chance where the KL is below its standard error, about √(2 KL / M).
-
-    :param old_log_prob: log π_old of each action taken, shape (M,)
-    :param new_log_prob: log π_new of the same actions, shape (M,)
-    :return: nats, scalar
-    """
-    return (old_log_prob - new_log_prob).mean()
-
-
-def require_family(distribution: Distribution, what: str) -> DistributionFamily:
-    """
-    Find the geometry of a distribution, or say how to do without it.
-
-    :param distribution: what ``policy.get_distribution`` returns
-    :param what: the option that needs it, for the message
-    :return: its family
-    :raises ValueError: if its KL is not known
-    """
-    family = family_of(distribution)
-    if family is None:
-        msg = (
-            f'"{what}" needs the KL divergence of {type(distribution).__name__}, which is not known: describe it with '
-            'register_family(), or train with fisher="empirical" and kl_estimator="monte_carlo"'
-        )
-        raise ValueError(msg)
-    return family

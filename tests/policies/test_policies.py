@@ -217,7 +217,7 @@ def test_nothing_random_or_running_gets_into_the_constraint(middle: Any, kwargs:
     log, measured = train_measuring_kl(model)
     assert log["trust_region/status"] == "accepted"
     assert measured <= 0.01 * (1 + 1e-3)
-    # The step moves running statistics within the bound, and the critic's fit leaves them (tests/test_batch_normalization.py).
+    # The step moves running statistics within the bound, and the critic's fit leaves them (test_batch_normalization.py).
     assert running & changed(before, model.policy) == running
     assert modes_in_critic_fit
     assert not any(modes_in_critic_fit)

@@ -1,8 +1,4 @@
-"""
-The policies of Stable-Baselines3 under the names that TRPO users type.
-
-They are SB3's own classes: a model of sb3-contrib's TRPO, PPO or A2C has the same policy and its weights fit.
-"""
+"""What an update needs to know of an SB3 policy: whose parameters are whose, modes, rows, the form of its actions."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -11,13 +7,9 @@ from dataclasses import dataclass
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.distributions import Distribution
-from stable_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticPolicy, MultiInputActorCriticPolicy
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
-
-MlpPolicy = ActorCriticPolicy
-CnnPolicy = ActorCriticCnnPolicy
-MultiInputPolicy = MultiInputActorCriticPolicy
 
 
 @dataclass(frozen=True)

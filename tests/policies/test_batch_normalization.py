@@ -10,9 +10,9 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
 from sb3_trpo_fvp import TRPO, StepStatus
-from sb3_trpo_fvp.batch_normalization import statistics_step
 from sb3_trpo_fvp.distributed import Communicator
 from sb3_trpo_fvp.policies import split_parameters
+from sb3_trpo_fvp.policies.batch_normalization import statistics_step
 from sb3_trpo_fvp.trust_region import SurrogateProblem
 from tests.behaviour.test_robustness import Matrix
 from tests.helpers.models import SMALL, make_model

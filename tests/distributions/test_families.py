@@ -31,7 +31,6 @@ from torch.distributions import (
 
 from sb3_trpo_fvp import DistributionFamily, fisher_operator, register_family
 from sb3_trpo_fvp.distributions import (
-    _REGISTERED,
     BernoulliFamily,
     CategoricalFamily,
     NormalFamily,
@@ -41,6 +40,7 @@ from sb3_trpo_fvp.distributions import (
     joint_kl,
     monte_carlo_kl,
 )
+from sb3_trpo_fvp.distributions.lookup import _REGISTERED
 from tests.helpers import oracles
 from tests.helpers.distributions import BetaDistribution, LaplaceDistribution, LaplaceFamily, MixtureDistribution, policy_with
 from tests.helpers.training import changed, collected, rollout, snapshot, train
