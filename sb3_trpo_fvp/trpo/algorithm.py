@@ -1,9 +1,6 @@
 """TRPO as a Stable-Baselines3 algorithm."""
 
-import io
-import pathlib
 import time
-from collections.abc import Iterable
 from functools import partial
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -42,7 +39,6 @@ from sb3_trpo_fvp.rollouts.sampler import numpy_sampler
 from sb3_trpo_fvp.trpo.arguments import SAMPLE_REUSE, check_arguments, choose_critic
 from sb3_trpo_fvp.trpo.log import record_update, warn_of, warn_of_skipped
 from sb3_trpo_fvp.trpo.sample_reuse import SampleReusingAlgorithm
-from sb3_trpo_fvp.trpo.saving import replacing
 from sb3_trpo_fvp.trust_region import SurrogateProblem, TrustRegionStats, trust_region_step
 
 SelfTRPO = TypeVar("SelfTRPO", bound="TRPO")
@@ -366,27 +362,6 @@ class TRPO(SampleReusingAlgorithm, OnPolicyAlgorithm):
     def has_stopped_learning(self) -> bool:
         """Whether the last run ended in a row of :attr:`skipped_updates` too long to be an accident."""
         return self.skipped_updates >= _MOST_SKIPPED
-
-    def save(
-        self,
-        path: str | pathlib.Path | io.BufferedIOBase,
-        exclude: Iterable[str] | None = None,
-        include: Iterable[str] | None = None,
-    ) -> None:
-        """
-        Save, see ``BaseAlgorithm.save``; on rank 0 only. A run that is stopped meanwhile leaves the last file as it was.
-
-        :param path: path to the file where the model should be saved
-        :param exclude: name of parameters that should be excluded in addition to the default ones
-        :param include: name of parameters that might be excluded but should be included anyway
-        """
-        if communicator().rank > 0:
-            return
-        if not isinstance(path, (str, pathlib.Path)):
-            super().save(path, exclude, include)
-            return
-        with replacing(path if pathlib.Path(path).suffix else f"{path}.zip") as partial:
-            super().save(partial, exclude, include)
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_warned", "skipped_updates"]

@@ -7,13 +7,12 @@ from typing import Any
 from stable_baselines3.common.type_aliases import GymEnv, RolloutBufferSamples
 
 from sb3_trpo_fvp.distributed import Communicator, communicator
-from sb3_trpo_fvp.distributed.algorithm import DataParallelAlgorithm
 from sb3_trpo_fvp.rollouts.history import Rollout, RolloutHistory
 from sb3_trpo_fvp.rollouts.reuse import Batch, ReuseStats, SampleReuse
-from sb3_trpo_fvp.trpo.saving import replacing
+from sb3_trpo_fvp.trpo.saving import SavedWhole, replacing
 
 
-class SampleReusingAlgorithm(DataParallelAlgorithm):
+class SampleReusingAlgorithm(SavedWhole):
     """
     An on-policy algorithm whose update is made from the newest rollout and from older ones, if it likes.
 

@@ -1,10 +1,15 @@
-"""Writing files that are whole or not there."""
+"""Writing files that are whole or not there, and models in them."""
 
 import contextlib
+import io
 import os
+import pathlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+from sb3_trpo_fvp.distributed import communicator
+from sb3_trpo_fvp.distributed.algorithm import DataParallelAlgorithm
 
 
 @contextlib.contextmanager
@@ -28,3 +33,28 @@ def replacing(path: str | Path) -> Iterator[Path]:
         os.replace(partial, target)
     finally:
         partial.unlink(missing_ok=True)
+
+
+class SavedWhole(DataParallelAlgorithm):
+    """An algorithm whose file is the last whole one, whenever it is stopped; several ranks write one."""
+
+    def save(
+        self,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """
+        Save, see ``BaseAlgorithm.save``; on rank 0 only. A run that is stopped meanwhile leaves the last file as it was.
+
+        :param path: path to the file where the model should be saved
+        :param exclude: name of parameters that should be excluded in addition to the default ones
+        :param include: name of parameters that might be excluded but should be included anyway
+        """
+        if communicator().rank > 0:
+            return
+        if not isinstance(path, (str, pathlib.Path)):
+            super().save(path, exclude, include)
+            return
+        with replacing(path if pathlib.Path(path).suffix else f"{path}.zip") as partial:
+            super().save(partial, exclude, include)
