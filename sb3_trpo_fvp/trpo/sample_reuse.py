@@ -35,10 +35,9 @@ class SampleReusingAlgorithm(SavedWhole):
 
     def _keep_rollout(self, comm: Communicator) -> None:
         """Keep the newest rollout for the next updates, unless something in it is not finite."""
-        if self.sample_reuse == 1:
+        # What comes after the last step has no value where a buffer was filled by hand.
+        if self.sample_reuse == 1 or self._last_obs is None or self._last_episode_starts is None:
             return
-        assert self._last_obs is not None
-        assert self._last_episode_starts is not None
         rollout = Rollout.of(self.rollout_buffer, self._last_obs, self._last_episode_starts)
         if comm.all(rollout.is_finite):  # ranks have as many rollouts as each other
             self.rollout_history.add(rollout)

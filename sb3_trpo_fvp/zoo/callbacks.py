@@ -62,7 +62,7 @@ class TrustRegionMonitor(BaseCallback):
 
     def _on_rollout_end(self) -> None:
         # A copy: the buffer may be overwritten by the next rollout before the measurement.
-        self._observations = obs_as_tensor(flat_observations(self.model.rollout_buffer), self.model.device)
+        self._observations = obs_as_tensor(_observations_of_update(self.model), self.model.device)
         self._old = self._distribution()
         self._updates = self.model._n_updates
         self._count_products()
@@ -104,6 +104,16 @@ class TrustRegionMonitor(BaseCallback):
         with th.no_grad():
             # The policy hands out one object that it refills at every call.
             return copy.copy(self.model.policy.get_distribution(self._observations))  # type: ignore[arg-type]
+
+
+def _observations_of_update(model: OnPolicyAlgorithm) -> Any:
+    """Copy the states that the next update is made from: those of the newest rollout, and of older ones that are kept."""
+    newest = flat_observations(model.rollout_buffer)
+    history = getattr(model, "rollout_history", None)
+    older = [] if history is None else [rollout.observations for rollout in history.rollouts]
+    if isinstance(newest, dict):
+        return {key: np.concatenate([array, *(each[key] for each in older)]) for key, array in newest.items()}
+    return np.concatenate([newest, *older])
 
 
 def _clocks() -> np.ndarray:

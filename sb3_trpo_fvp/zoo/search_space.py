@@ -50,6 +50,7 @@ def convert_trpo_fvp_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
     :return: keyword arguments of ``TRPO``
     """
     hyperparams: dict[str, Any] = convert_onpolicy_params(sampled_params)
+    hyperparams["batch_size"] = min(hyperparams["batch_size"], hyperparams["n_steps"])
     # Policies without a log σ, of discrete actions, take no notice of it.
     hyperparams["policy_kwargs"]["log_std_init"] = hyperparams.pop("log_std_init")
     return hyperparams

@@ -80,8 +80,8 @@ def test_compare_trains_both_and_writes_table_figure_and_numbers(
     for algorithm, result in zip((theirs, ours), (results["trpo"], results["trpo_fvp fisher=gauss_newton"]), strict=True):
         assert algorithm["final_return"]["mean"] == result.evaluations()[1][-1].mean()
         assert algorithm["joint_kl"]["mean"] == pytest.approx(result.logged("trust_region/kl")[1].mean())
-        assert algorithm["target_kl"] == 0.01
-        assert len(algorithm["kl_over_bound"][0][0]) == 2  # one value an update
+        assert algorithm["target_kl"] == (0.0125 if "fvp" in algorithm["label"] else 0.01)
+        assert len(algorithm["kl_over_bound"][0][0]) == len(result.logged("trust_region/kl")[1])  # one value an update
     ratio = numbers["time_of_baseline_over_ours"]["mean"]
     assert ratio == pytest.approx(theirs["seconds"]["mean"] / ours["seconds"]["mean"])
     with Image.open(folder / "compare.png") as image:
