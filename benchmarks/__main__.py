@@ -60,6 +60,12 @@ STUDIES = (
         "50 short runs of one rank or two, a quarter of an hour",
     ),
     Entry(
+        "damping",
+        "Which damping predicts best on states that it has not seen?",
+        "sample-reuse.md#the-damping-out-of-sample",
+        "7 runs of 30,000 to 50,000 steps, with 48 solves at every fifth update: minutes",
+    ),
+    Entry(
         "directions",
         "What do the three operators make of the same rollout?",
         "benchmarks.md",

@@ -48,7 +48,14 @@ def settings(variant: str) -> dict[str, str]:
         "δ": given["target_kl"],
         "λ": given.get("cg_damping", "1.0"),
         "critic": _critic(given),
+        "else": _else(given),
     }
+
+
+def _else(given: dict[str, str]) -> str:
+    """What only a few runs set."""
+    names = {"policy_kwargs": "log σ", "sample_reuse_kwargs": "ρ ≤"}
+    return ", ".join(f"{label} {given[name].rpartition(':')[2].rstrip('}')}" for name, label in names.items() if name in given)
 
 
 def _critic(given: dict[str, str]) -> str:
@@ -75,12 +82,12 @@ def table(runs: Sequence[SwapRun], baseline: Sequence[SwapRun]) -> str:
             found.append(f"{np.mean(areas):.0f}{_index(len(areas))}" if areas else "–")
         return found
 
-    body = [("sb3-contrib", "1", "2048", "0.01 A", "0.1 A", "Adam, 10 epochs", *cells(theirs))]
+    body = [("sb3-contrib", "1", "2048", "0.01 A", "0.1 A", "Adam, 10 epochs", "", *cells(theirs))]
     rows = {variant: settings(variant) for variant in {run.variant for run in runs}}
     for variant, row in sorted(rows.items(), key=lambda item: (item[1]["critic"], int(item[1]["M"]), *item[1].values())):
         body.append(("this", *row.values(), *cells([run for run in runs if run.variant == variant])))
     short = [env.partition("-")[0].replace("Continuous", "Cont.") for env in envs]
-    return markdown_table(("", "M", "steps", "δ", "λ", "critic", *short), body)
+    return markdown_table(("", "M", "steps", "δ", "λ", "critic", "", *short), body)
 
 
 def _index(count: int) -> str:

@@ -37,6 +37,8 @@ def test_the_constructor_has_what_was_ahead_of_sb3_contrib_in_every_environment(
 
 
 def test_settings_are_read_over_the_defaults_of_their_time() -> None:
-    assert reuse.settings("trpo_fvp") == {"M": "1", "steps": "2048", "δ": "0.05", "λ": "1.0", "critic": "Adam, 10 epochs"}
+    before = {"M": "1", "steps": "2048", "δ": "0.05", "λ": "1.0", "critic": "Adam, 10 epochs", "else": ""}
+    assert reuse.settings("trpo_fvp") == before
+    assert reuse.settings('trpo_fvp sample_reuse_kwargs={"max_ratio":1.2}') == before | {"else": "ρ ≤ 1.2"}
     one = reuse.settings('trpo_fvp sample_reuse=4 n_steps=512 critic=gauss_newton cg_damping=0.3 critic_kwargs={"n_steps":1}')
-    assert one == {"M": "4", "steps": "512", "δ": "0.05", "λ": "0.3", "critic": "Gauss-Newton, 1 step"}
+    assert one == {"M": "4", "steps": "512", "δ": "0.05", "λ": "0.3", "critic": "Gauss-Newton, 1 step", "else": ""}
