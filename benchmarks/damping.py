@@ -9,8 +9,8 @@ by the improvement that it predicts there for the root of the KL that it costs t
     e(λ) = g'ᵀs / √(sᵀF's),
 
 averaged over both ways round and over four cuts. Reported are e(λ), as a part of the environment's largest, mean over updates,
-and the largest λ within one standard error of the best. The cuts of an update share their states, so nothing is said of a λ chosen
-for each update alone.
+and the largest λ within one standard error of the best. The cuts of an update share their states, so nothing is said of a λ
+chosen for each update alone.
 
 ``python -m benchmarks.damping run`` trains and measures, minutes; ``report`` writes the table into the page on sample reuse.
 """
