@@ -30,6 +30,7 @@ SWEEPS: Mapping[str, Callable[[Path], int]] = {
     "benchmark": runs.collect,
     "defaults": swap.collect,
     "reuse": reuse.collect,
+    "single": lambda folder: swap.collect(folder, reuse.SINGLE),
     "reference": lambda folder: runs.collect(folder, runs.REFERENCE),
 }
 """What collects the runs of each sweep."""
@@ -43,6 +44,7 @@ def parts() -> dict[str, str]:
     """
     found = report.parts(runs.read(), read_references()) | {"learning-defaults": swap.table(swap.read())}
     found |= {"learning-reuse": reuse.table(swap.read(reuse.RESULTS), swap.read())}
+    found |= {"learning-single": reuse.single_table(swap.read(reuse.SINGLE))}
     evaluated = runs.read(runs.REFERENCE)
     return found | ({"learning-reference": reference.table(evaluated)} if evaluated else {})
 

@@ -6,6 +6,9 @@ import swap does not report:
 
     sb3-trpo-fvp sweep defaults --no-wandb -o FOLDER --set seed=[100,101] 'algo=["trpo_fvp sample_reuse=2 n_steps=1024 …"]'
     python -m benchmarks.learning collect reuse FOLDER
+
+The one setting for all environments is compared with the entries tuned for one in the same way, ``algo=["trpo_fvp","trpo_fvp
+conf_file=single.yml"]`` with ``conf_file=trpo_fvp.yml``, and ``collect single FOLDER``.
 """
 
 from collections.abc import Sequence
@@ -22,6 +25,28 @@ from sb3_trpo_fvp.zoo.configs import BASELINE
 RESULTS = benchmarks.RESULTS / "sample_reuse"
 DEFAULTS_OF_BEFORE = "n_steps=2048 target_kl=0.05 sample_reuse=1 critic=adam"
 """What the settings of a run are written over: the constructor's defaults when these runs were done."""
+
+
+SINGLE = benchmarks.RESULTS / "single_setting"
+
+
+def single_table(runs: Sequence[SwapRun]) -> str:
+    """
+    Tabulate the one setting for all environments beside the entries that were tuned for one.
+
+    :param runs: of both, areas and returns of training episodes
+    :return: markdown
+    """
+    body = []
+    for env in sorted({run.env for run in runs}):
+        cells = []
+        for single in (False, True):
+            of = [run for run in runs if run.env == env and ("single.yml" in run.variant) is single]
+            cells += [f"{np.mean([run.area for run in of]):.0f}{_index(len(of))}", f"{np.mean([run.final for run in of]):.0f}"]
+        steps = max(int(run.steps[-1]) for run in runs if run.env == env)
+        body.append((env, f"{steps:,}", *cells))
+    header = ("environment", "steps", "area, tuned entry", "at the end", "area, one setting", "at the end")
+    return markdown_table(header, body)
 
 
 def collect(sweep: Path) -> int:

@@ -12,10 +12,12 @@ from sb3_trpo_fvp.trpo.arguments import choose_critic
 CHOSEN = {"sample_reuse": 4, "n_steps": 512, "target_kl": 0.0125}
 
 
-def test_the_page_has_the_table_of_the_results() -> None:
+def test_the_page_has_the_tables_of_the_results() -> None:
     table = reuse.table(swap.read(reuse.RESULTS), swap.read())
+    single = reuse.single_table(swap.read(reuse.SINGLE))
     page = (ROOT / "docs" / "sample-reuse.md").read_text(encoding="utf-8")
-    assert f"<!-- learning-reuse:start -->\n{table}\n<!-- learning-reuse:end -->" in page
+    for name, text in (("reuse", table), ("single", single)):
+        assert f"<!-- learning-{name}:start -->\n{text}\n<!-- learning-{name}:end -->" in page
 
 
 def test_no_seed_of_the_choice_is_reported() -> None:

@@ -76,3 +76,14 @@ def test_the_ppo_of_the_reference_benchmark_is_rl_zoos() -> None:
         entry = own[env] | {key: "".join(own[env][key].split()) for key in ("policy_kwargs",) if key in own[env]}
         expected = expected | {key: "".join(expected[key].split()) for key in ("policy_kwargs",) if key in expected}
         assert entry == expected | {"n_timesteps": budget}, env
+
+
+def test_the_single_setting_has_nothing_of_an_environments_own() -> None:
+    """It covers the reference benchmark, treats environments as RL-Zoo does, and leaves the algorithm at its defaults."""
+    single = yaml.safe_load((config_folder() / "single.yml").read_text())
+    assert {run.options["env"] for run in Sweep.load("reference").runs()} <= set(single)
+    for env in set(single) - {"default"}:
+        entry, baseline = single[env], FILES["trpo"][env]
+        assert {key: entry.get(key) for key in SHARED} == {key: baseline.get(key) for key in SHARED}, env
+        assert set(entry) - set(SHARED) == {"n_steps"}
+        assert entry["n_steps"] * entry["n_envs"] == 512
