@@ -34,6 +34,8 @@ def test_every_argument_of_sb3_contrib_is_there_in_its_order_with_its_default_bu
         ({"n_critic_updates": 20}, "adam"),
         ({"n_critic_updates": 20, "critic": "gauss_newton"}, "gauss_newton"),
         ({"critic": "adam"}, "adam"),
+        ({"policy_kwargs": {"optimizer_class": th.optim.SGD}}, "adam"),
+        ({"policy_kwargs": {"net_arch": [8]}}, "gauss_newton"),
         ({"n_steps": 2048, "gamma": 0.9, "cg_damping": 0.1}, "gauss_newton"),
     ],
 )

@@ -17,7 +17,7 @@ def joint_kl(family: DistributionFamily, old: Phi, new: Phi) -> th.Tensor:
     return family.kl(old, new).sum(-1).mean()
 
 
-def monte_carlo_kl(old_log_prob: th.Tensor, new_log_prob: th.Tensor) -> th.Tensor:
+def monte_carlo_kl(old_log_prob: th.Tensor, new_log_prob: th.Tensor, weights: th.Tensor | None = None) -> th.Tensor:
     """
     Estimate KL(old ‖ new) from the actions that the old policy took: (1/M) Σ (log π_old(a|s) − log π_new(a|s)).
 
@@ -25,6 +25,8 @@ def monte_carlo_kl(old_log_prob: th.Tensor, new_log_prob: th.Tensor) -> th.Tenso
 
     :param old_log_prob: log π_old of each action taken, shape (M,)
     :param new_log_prob: log π_new of the same actions, shape (M,)
+    :param weights: ratios of the old policy to the one that took each action, where that was another, shape (M,)
     :return: nats, scalar
     """
-    return (old_log_prob - new_log_prob).mean()
+    log_ratio = old_log_prob - new_log_prob
+    return (log_ratio if weights is None else weights * log_ratio).mean()

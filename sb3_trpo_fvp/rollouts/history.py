@@ -110,6 +110,15 @@ class RolloutHistory:
         """
         self._rollouts.append(rollout)
 
+    def resize(self, capacity: int) -> None:
+        """
+        Keep more or fewer from now on, the newest of those that are there.
+
+        :param capacity: how many
+        """
+        if capacity != self._rollouts.maxlen:
+            self._rollouts = deque(self._rollouts, maxlen=capacity)
+
     def clear(self) -> None:
         """Forget all."""
         self._rollouts.clear()
@@ -118,7 +127,7 @@ class RolloutHistory:
         """
         Write what is kept; arrays only, in NumPy's format.
 
-        :param path: file to write, ``.npz`` is appended to a name without it
+        :param path: file to write
         """
         arrays: dict[str, Array] = {"count": np.array(len(self._rollouts))}
         for index, rollout in enumerate(self._rollouts):
@@ -127,7 +136,11 @@ class RolloutHistory:
                     arrays |= {f"{index}/{name}/{key}": array for key, array in value.items()}
                 else:
                     arrays[f"{index}/{name}"] = value
-        np.savez(path, **arrays)  # type: ignore[arg-type]
+        if isinstance(path, io.BufferedIOBase):
+            np.savez(path, **arrays)  # type: ignore[arg-type]
+            return
+        with open(path, "wb") as file:  # to a name without .npz NumPy would append it
+            np.savez(file, **arrays)  # type: ignore[arg-type]
 
     def load(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
         """

@@ -72,7 +72,7 @@ class TRPO(SampleReusingAlgorithm, OnPolicyAlgorithm):
         than at 0.2 on Walker2d, Swimmer and LunarLander, and not lower on HalfCheetah and Hopper (docs/benchmarks.md)
     :param line_search_shrinking_factor: By which a refused step is shortened, in (0, 1)
     :param line_search_max_iter: Most steps that the line search tries, at least 1
-    :param n_critic_updates: Passes of the Adam critic over the rollout, per update
+    :param n_critic_updates: Passes of the Adam critic over the states of an update, those of older rollouts included
     :param gae_lambda: Factor for trade-off of bias vs variance for Generalized Advantage Estimator
     :param use_sde: Whether to use generalized State Dependent Exploration (gSDE)
     :param sde_sample_freq: Sample a new noise matrix every n steps when using gSDE (-1: once per rollout)
@@ -209,7 +209,7 @@ class TRPO(SampleReusingAlgorithm, OnPolicyAlgorithm):
         if not _init_setup_model:
             critic = critic or "adam"
             sample_reuse = 1 if sample_reuse == SAMPLE_REUSE else sample_reuse
-        self.critic = critic or choose_critic(learning_rate, batch_size, n_critic_updates)
+        self.critic = critic or choose_critic(learning_rate, batch_size, n_critic_updates, policy_kwargs)
         self.critic_kwargs = critic_kwargs or {}
         self.sample_reuse = sample_reuse
         self.sample_reuse_kwargs = sample_reuse_kwargs or {}
@@ -292,6 +292,7 @@ class TRPO(SampleReusingAlgorithm, OnPolicyAlgorithm):
                 actor,
                 batch.actions,
                 advantages,
+                weights=batch.weights,
                 kl_reduction=self.kl_reduction,
                 kl_estimator=self.kl_estimator,
                 comm=comm,

@@ -21,17 +21,21 @@ SAMPLE_REUSE = 4
 """From how many of the last rollouts an update learns by default."""
 
 
-def choose_critic(learning_rate: Any = 1e-3, batch_size: Any = 128, n_critic_updates: Any = 10, **_: Any) -> str:
+def choose_critic(
+    learning_rate: Any = 1e-3, batch_size: Any = 128, n_critic_updates: Any = 10, policy_kwargs: Any = None, **_: Any
+) -> str:
     """
-    Choose the critic where none was named: whoever sets an argument of Adam's means Adam.
+    Choose the critic where none was named: whoever sets an argument of Adam's, or the policy's optimizer, means Adam.
 
     :param learning_rate: as the constructor was given it, likewise the others; the defaults are its own
     :param batch_size: of the Adam critic
     :param n_critic_updates: of the Adam critic
+    :param policy_kwargs: of the policy, among them its optimizer's
     :return: ``"gauss_newton"`` if all are at their defaults, else ``"adam"``
     """
     at_defaults = (learning_rate, batch_size, n_critic_updates) == (1e-3, 128, 10)
-    return "gauss_newton" if at_defaults else "adam"
+    optimizer = isinstance(policy_kwargs, dict) and not {"optimizer_class", "optimizer_kwargs"}.isdisjoint(policy_kwargs)
+    return "gauss_newton" if at_defaults and not optimizer else "adam"
 
 
 def check_arguments(model: "TRPO") -> None:
@@ -91,7 +95,7 @@ def check_arguments(model: "TRPO") -> None:
             f"got {model.fisher_sub_sampling_factor!r}"
         )
         raise ValueError(msg)
-    if model.critic == "adam" and size % model.batch_size > 0:
+    if model.critic == "adam" and model.sample_reuse == 1 and size % model.batch_size > 0:
         warnings.warn(
             f"`batch_size`={model.batch_size} does not divide the rollout of n_steps * n_envs = {size} states: the last "
             f"minibatch of each critic epoch has {size % model.batch_size}.",

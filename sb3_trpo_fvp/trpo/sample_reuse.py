@@ -4,10 +4,12 @@ import pathlib
 import warnings
 from typing import Any
 
+import numpy as np
+from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.type_aliases import GymEnv, RolloutBufferSamples
 
 from sb3_trpo_fvp.distributed import Communicator, communicator
-from sb3_trpo_fvp.rollouts.history import Rollout, RolloutHistory
+from sb3_trpo_fvp.rollouts.history import Observations, Rollout, RolloutHistory
 from sb3_trpo_fvp.rollouts.reuse import Batch, ReuseStats, SampleReuse
 from sb3_trpo_fvp.trpo.saving import SavedWhole, replacing
 
@@ -26,10 +28,12 @@ class SampleReusingAlgorithm(SavedWhole):
     def _setup_model(self) -> None:
         super()._setup_model()
         self.rollout_history = RolloutHistory(self.sample_reuse - 1)
+        self._misses_rollouts = self.num_timesteps > 0  # it has just been loaded
 
     def _pool(self, newest: RolloutBufferSamples, comm: Communicator) -> tuple[Batch, ReuseStats]:
         """Put the newest rollout and the older ones together, these weighed by how the present policy would act."""
         reuse = SampleReuse(**self.sample_reuse_kwargs)
+        self.rollout_history.resize(self.sample_reuse - 1)  # it may have been set since
         older = self.rollout_history.rollouts
         return reuse.pool(newest, older, self.policy, gamma=self.gamma, gae_lambda=self.gae_lambda, comm=comm)
 
@@ -68,9 +72,17 @@ class SampleReusingAlgorithm(SavedWhole):
         Load what :meth:`save_rollouts` wrote; after ``set_env``, which forgets older rollouts. Nothing in a file is executed.
 
         :param path: the file
-        :raises ValueError: if it is no such file
+        :raises ValueError: if it is no such file, or of a model of other spaces
         """
-        self.rollout_history.load(self._rollouts_file(path))
+        history = RolloutHistory(self.sample_reuse - 1)
+        history.load(self._rollouts_file(path))
+        for rollout in history.rollouts:
+            found, own = _shapes(rollout.observations, rollout.actions), _shapes_of(self.rollout_buffer)
+            if found != own:
+                msg = f"`path` must hold rollouts of observations and actions of shapes {own}, got {found} in {str(path)!r}"
+                raise ValueError(msg)
+        self.rollout_history = history
+        self._misses_rollouts = False
 
     def _rollouts_file(self, path: str | pathlib.Path) -> pathlib.Path:
         file = pathlib.Path(path if pathlib.Path(path).suffix else f"{path}.npz")
@@ -79,10 +91,21 @@ class SampleReusingAlgorithm(SavedWhole):
 
     def _warn_of_missing_rollouts(self) -> None:
         """A run that goes on without its older rollouts does not go on exactly as it would have."""
-        if self.sample_reuse > 1 and self.num_timesteps > 0 and not len(self.rollout_history):
+        if self.sample_reuse > 1 and self._misses_rollouts:
+            self._misses_rollouts = False
             warnings.warn(
                 "No older rollouts to learn from again: `load_rollouts` brings those that `save_rollouts` saved.", stacklevel=3
             )
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "rollout_history"]
+        return [*super()._excluded_save_params(), "rollout_history", "_misses_rollouts"]
+
+
+def _shapes(observations: Observations, actions: np.ndarray) -> tuple[Any, int]:
+    if isinstance(observations, dict):
+        return {key: array.shape[1:] for key, array in observations.items()}, actions.shape[1]
+    return observations.shape[1:], actions.shape[1]
+
+
+def _shapes_of(buffer: RolloutBuffer) -> tuple[Any, int]:
+    return buffer.obs_shape, buffer.action_dim

@@ -47,6 +47,8 @@ class SurrogateProblem:
     :param actor: the policy at N states
     :param actions: taken there, (N, A) as rollout buffers hold them
     :param advantages: Â, shape (N,)
+    :param weights: how much each action counts in what is estimated from actions, shape (N,): the ratio of π_k to the policy
+        that took it; all alike by default
     :param kl_reduction: ``"sum"`` over action dimensions, the joint KL, or their ``"mean"``
     :param kl_estimator: ``"analytic"`` or ``"monte_carlo"``: which KL is held against the bound
     :param comm: who else has states of this rollout: every mean here is over the states of all
@@ -58,6 +60,7 @@ class SurrogateProblem:
         actions: th.Tensor,
         advantages: th.Tensor,
         *,
+        weights: th.Tensor | None = None,
         kl_reduction: str = "sum",
         kl_estimator: str = "analytic",
         comm: Communicator = ALONE,
@@ -69,7 +72,8 @@ class SurrogateProblem:
         with th.no_grad():
             distribution = actor.distribution(moved=False)
             self._old_log_prob = distribution.log_prob(self.actions)
-            old_entropy = mean_entropy(distribution, self._old_log_prob)
+            self._weights = None if weights is None else weights.to(self._old_log_prob.dtype)
+            old_entropy = mean_entropy(distribution, self._old_log_prob, self._weights)
             self.advantages = advantages.to(self._old_log_prob.dtype)
             self._family = family_of(distribution)
             if kl_estimator == "analytic" or kl_reduction == "mean":
@@ -106,11 +110,11 @@ class SurrogateProblem:
         log_prob = distribution.log_prob(self.actions)
         # expm1 keeps the digits of a small improvement that a difference of two surrogates would lose.
         improvement = (self.advantages.double() * th.expm1(log_prob - self._old_log_prob)).mean()
-        sampled = monte_carlo_kl(self._old_log_prob, log_prob)
+        sampled = monte_carlo_kl(self._old_log_prob, log_prob, self._weights)
         kl = sampled.new_tensor(math.nan)
         if self._family is not None:
             kl = joint_kl(self._family, self._old_phi, _double(self._family.parameters(distribution)))
-        entropy = mean_entropy(distribution, log_prob)
+        entropy = mean_entropy(distribution, log_prob, self._weights)
         means = th.stack([number.double() for number in (improvement, kl, sampled, entropy)])
         numbers = self.comm.mean([means], len(self.advantages))[0].tolist()
         constraint = self.kl_scale * (numbers[1] if self._analytic else numbers[2])
@@ -122,13 +126,16 @@ def _double(phi: Phi) -> Phi:
     return tuple(tensor.detach().double() for tensor in phi)
 
 
-def mean_entropy(distribution: Distribution, log_prob: th.Tensor) -> th.Tensor:
+def mean_entropy(distribution: Distribution, log_prob: th.Tensor, weights: th.Tensor | None = None) -> th.Tensor:
     """
     Average the entropy over states; where it has no closed form (squashed policies), the actions taken estimate it.
 
     :param distribution: the policy's
     :param log_prob: log-probabilities of the actions taken, shape (N,)
+    :param weights: how much each action counts, shape (N,); all alike by default
     :return: nats, scalar
     """
     entropy = distribution.entropy()
-    return (-log_prob if entropy is None else entropy).mean()
+    if entropy is None:
+        entropy = -log_prob if weights is None else -weights * log_prob
+    return entropy.mean()

@@ -21,7 +21,7 @@ from sb3_trpo_fvp.rollouts.buffer import whole_rollout
 from sb3_trpo_fvp.rollouts.history import Rollout
 from sb3_trpo_fvp.trust_region import SurrogateProblem
 from tests.helpers.environments import ACTION_SPACES, DICT, IMAGE
-from tests.helpers.models import DISTRIBUTIONS, make_model, model_of, with_extractor
+from tests.helpers.models import DISTRIBUTIONS, make_model, make_policy, model_of, with_extractor
 from tests.helpers.oracles import distributions, joint_kl
 from tests.helpers.ranks import PER_RANK, run_ranks, small_model, unharmed
 from tests.helpers.training import all_finite, collect, logged, snapshot, train
@@ -257,7 +257,62 @@ def test_arguments_outside_their_intervals(kwargs: dict[str, Any], message: str)
         model_of(**kwargs)
 
 
+def test_what_is_estimated_from_actions_weighs_those_of_older_policies() -> None:
+    """Actions that another policy took count by ρ: then, and only then, they estimate the KL of the present one."""
+    policy, other = make_policy("gaussian"), make_policy("gaussian")
+    with th.no_grad():
+        other.log_std += 0.3
+    th.manual_seed(0)
+    observations = th.randn(1, 4).repeat(200_000, 1)
+    with th.no_grad():
+        actions = other.get_distribution(observations).get_actions()
+        old = policy.get_distribution(observations).log_prob(actions)
+        rho = th.exp(old - other.get_distribution(observations).log_prob(actions))
+    problems = [
+        SurrogateProblem(
+            LinearizedActor(policy, observations, list(policy.parameters())), actions, th.ones(200_000), weights=weights
+        )
+        for weights in (rho, None)
+    ]
+    with th.no_grad():
+        policy.action_net.bias += 0.1
+        policy.log_std += 0.1
+    weighted, plain = (problem.evaluate() for problem in problems)
+    assert weighted.kl == plain.kl > 0.01
+    assert weighted.kl_monte_carlo == pytest.approx(weighted.kl, rel=0.1)
+    assert abs(plain.kl_monte_carlo - plain.kl) > 0.5 * plain.kl
+
+
 # --- memory, saving, environments, ranks ---
+
+
+def test_the_number_of_rollouts_may_be_set_while_training() -> None:
+    model = after_updates(model_of(sample_reuse=4), 4)
+    model.sample_reuse = 2
+    assert train(model)["sample_reuse/rollouts"] == 2
+    model.sample_reuse = 1
+    collect(model).train()
+    assert len(model.rollout_history) == 0
+    model.sample_reuse = 3
+    after_updates(model, 2)
+    assert train(model)["sample_reuse/rollouts"] == 3
+
+
+@pytest.mark.parametrize("name", ["rollouts", "rollouts.pkl", "run_0.5"])
+def test_rollouts_are_saved_under_any_name(name: str, tmp_path: Path) -> None:
+    model = after_updates(model_of(sample_reuse=2), 1)
+    model.save_rollouts(tmp_path / name)
+    assert len(list(tmp_path.iterdir())) == 1
+    model.rollout_history.clear()
+    model.load_rollouts(tmp_path / name)
+    assert len(model.rollout_history) == 1
+
+
+def test_rollouts_of_other_spaces_are_refused_when_they_are_loaded(tmp_path: Path) -> None:
+    after_updates(make_model(BOX, sample_reuse=2), 1).save_rollouts(tmp_path / "rollouts")
+    other = make_model(ACTION_SPACES["discrete"], sample_reuse=2)
+    with pytest.raises(ValueError, match=r"`path` must hold rollouts of observations and actions of shapes .*, 1\), got"):
+        other.load_rollouts(tmp_path / "rollouts")
 
 
 def test_no_more_rollouts_are_kept_than_an_update_can_use() -> None:
@@ -313,7 +368,7 @@ def test_other_environments_begin_without_the_rollouts_of_the_old_ones() -> None
     assert len(model.rollout_history) == 1
     model.set_env(make_model(BOX, n_envs=2).env)
     assert len(model.rollout_history) == 0
-    model.learn(2 * 128)
+    model.learn(2 * 128, reset_num_timesteps=False)  # they were dropped on purpose: nothing to say
     assert all_finite(model.policy)
 
 
