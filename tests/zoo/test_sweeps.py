@@ -41,6 +41,12 @@ TINY = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _registered() -> None:
+    """A runner looks the algorithm up, as the command does, which registers it."""
+    register()
+
+
 def environment(**extra: str) -> dict[str, str]:
     clean = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
     path = os.pathsep.join([str(Path(sys.executable).parent), clean.get("PATH", "")])
