@@ -235,7 +235,15 @@ def test_ctrl_c_keeps_what_is_finished_and_stops_the_rest(tmp_path: Path) -> Non
     command = [sys.executable, "-m", "sb3_trpo_fvp", "sweep", str(file), "--no-wandb", "-o", "out"]
     short, long = Sweep.load(file).runs()
     runner = Runner([short, long], tmp_path / "out", 1)
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+        # A suite that a shell has put into the background hands down that Ctrl-C is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     _wait_for(lambda: (runner.folder(long) / "progress").is_file(), process)
     assert runner._lock(long) is None  # another runner would leave it alone
     process.send_signal(signal.SIGINT)
