@@ -20,7 +20,7 @@ def v_trace(
 ) -> tuple[Array, Array]:
     """
     Estimate advantages under the present policy from T steps of E environments that another policy has made (V-trace,
-    Espeholt et al., 2018, equation 1 with the λ of its remark 2; Queeney et al., 2022, arXiv 2206.13714, section 5.3):
+    Espeholt et al., 2018, equation 1 with the λ of its remark 2; used so by Queeney et al., 2022, arXiv 2206.13714):
 
         δ_t = r_t + γ V(s_{t+1}) − V(s_t)
         Â_t = δ_t + γλ min(1, ρ_{t+1}) Â_{t+1},   target V(s_t) + min(1, ρ_t) Â_t
